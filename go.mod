@@ -1,0 +1,3 @@
+module github.com/smeltgguf/smelt
+
+go 1.26
