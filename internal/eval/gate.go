@@ -1,0 +1,110 @@
+package eval
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Gate is a bar that a figure must meet.
+type Gate struct {
+	Figure string  // a JSON name of Figures or Comparison: "mean_kld"
+	Bound  float64 // the worst value that passes
+}
+
+// higherIsBetter lists the figures of which more is good; of all others less
+// is. Changes of probability are judged by how far down they go.
+var higherIsBetter = map[string]bool{
+	"correlation": true, "same_top": true, "top5_overlap": true,
+	"mean_dp": true, "min_dp": true, "dp_1": true, "dp_5": true, "dp_10": true, "median_dp": true,
+}
+
+// FigureNames lists what can be a gate, in the order of the structs.
+func FigureNames() []string {
+	var names []string
+	for _, t := range []reflect.Type{reflect.TypeFor[Figures](), reflect.TypeFor[Comparison]()} {
+		for i := range t.NumField() {
+			if f := t.Field(i); f.Type.Kind() == reflect.Float64 {
+				names = append(names, jsonName(f))
+			}
+		}
+	}
+	return names
+}
+
+func jsonName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+// Figure returns a figure by its JSON name; ok is false where there is none,
+// as for a comparison without a base.
+func (f *Figures) Figure(name string) (value float64, ok bool) {
+	for _, v := range []reflect.Value{reflect.ValueOf(f).Elem(), reflect.ValueOf(f.Comparison)} {
+		if v.Kind() == reflect.Pointer {
+			if v.IsNil() {
+				continue
+			}
+			v = v.Elem()
+		}
+		for i := range v.NumField() {
+			if t := v.Type().Field(i); t.Type.Kind() == reflect.Float64 && jsonName(t) == name {
+				return v.Field(i).Float(), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// Validate reports whether the gate's figure exists.
+func (g Gate) Validate() error {
+	if !slices.Contains(FigureNames(), g.Figure) {
+		return fmt.Errorf("gate %q: no such figure; there are %s", g.Figure, strings.Join(FigureNames(), ", "))
+	}
+	if math.IsNaN(g.Bound) {
+		return fmt.Errorf("gate %q: bound is not a number", g.Figure)
+	}
+	return nil
+}
+
+// String gives the gate as a condition: "mean_kld <= 0.05".
+func (g Gate) String() string {
+	op := "<="
+	if higherIsBetter[g.Figure] {
+		op = ">="
+	}
+	return fmt.Sprintf("%s %s %g", g.Figure, op, g.Bound)
+}
+
+// Outcome is a gate held against one model.
+type Outcome struct {
+	Gate   Gate    `json:"-"`
+	Name   string  `json:"gate"` // the condition
+	Path   string  `json:"path"`
+	Value  float64 `json:"value"`
+	Passed bool    `json:"passed"`
+}
+
+func (o Outcome) String() string {
+	return fmt.Sprintf("%s: %s is %.6g, the gate is %s", o.Path, o.Gate.Figure, o.Value, o.Gate)
+}
+
+// Check holds gates against every model of a result. A figure that was not
+// measured misses its gate.
+func Check(res *Result, gates []Gate) []Outcome {
+	var out []Outcome
+	for i := range res.Models {
+		m := &res.Models[i]
+		for _, g := range gates {
+			v, ok := m.Figure(g.Figure)
+			pass := ok && v <= g.Bound
+			if higherIsBetter[g.Figure] {
+				pass = ok && v >= g.Bound
+			}
+			out = append(out, Outcome{Gate: g, Name: g.String(), Path: m.Path, Value: v, Passed: pass})
+		}
+	}
+	return out
+}
