@@ -157,7 +157,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // interruptError is the context's cause after a signal.
 type interruptError struct{ syscall.Signal }
 
-func (e interruptError) Error() string { return "interrupted by " + e.Signal.String() }
+func (e interruptError) Error() string { return "interrupted by " + e.String() }
 
 // interruptible returns a context that the first SIGINT or SIGTERM cancels, so
 // that the command can remove what it has begun; a second one ends the process.
