@@ -1,0 +1,106 @@
+// Package arch describes model families, one file each: how a checkpoint's
+// config is recognised, how its tensors are named and transformed, which
+// metadata they give, and what decoder runs them. A table of families is all
+// that the other packages see.
+package arch
+
+// Norm is the kind of normalisation before attention and feed-forward.
+type Norm uint8
+
+const (
+	// RMSNorm: x / sqrt(mean(x^2) + eps) * w.
+	RMSNorm Norm = iota
+	// LayerNorm: (x - mean(x)) / sqrt(var(x) + eps) * w + b; w and b may be absent.
+	LayerNorm
+)
+
+// Activation is the feed-forward's non-linearity.
+type Activation uint8
+
+const (
+	// SiLU: x * sigmoid(x).
+	SiLU Activation = iota
+	// GELU in its tanh form.
+	GELU
+	// GELUErf is GELU with the exact error function.
+	GELUErf
+	// ReLUSquared: max(x, 0)^2.
+	ReLUSquared
+)
+
+// Decoder describes a decoder-only transformer's forward pass; package decoder
+// runs it. What differs between families is here as data; whether a bias, a
+// q/k norm, a norm after attention or a gate exists is told by the presence of
+// its tensor. The zero value of an optional field means that there is no such
+// thing.
+type Decoder struct {
+	Arch    string // general.architecture
+	Layers  int
+	Embd    int // width of the residual stream
+	Heads   int
+	KVHeads int // heads of keys and values; Heads is a multiple of it
+	HeadDim int
+	FFN     int // width of the feed-forward (of one expert, where there are experts)
+	Vocab   int
+	Context int // tokens that the model was trained for
+
+	Norm       Norm
+	NormEps    float32
+	Activation Activation
+	// ParallelResidual: attention and feed-forward read the same normed input
+	// and are added together (GPT-NeoX, Falcon, Phi-2, Command-R).
+	ParallelResidual bool
+
+	Rope Rope
+	// Window is the sliding window in tokens, 0 for full attention. A layer l
+	// uses it unless Global(l).
+	Window int
+	// WindowPattern n > 0: every n-th layer (l % n == n-1) attends to all.
+	WindowPattern int
+
+	AttnScale     float32 // of q·k; 0: 1/sqrt(HeadDim)
+	AttnSoftcap   float32 // s -> cap*tanh(s/cap) on attention scores
+	LogitSoftcap  float32 // the same on logits
+	EmbdScale     float32 // embeddings are multiplied by it; 0: 1
+	ResidualScale float32 // what a block adds is multiplied by it; 0: 1
+	LogitScale    float32 // logits are multiplied by it; 0: 1
+
+	Experts     int // 0: a dense feed-forward
+	ExpertsUsed int
+	// ExpertNorm: the chosen experts' probabilities are scaled to sum 1.
+	ExpertNorm  bool
+	ExpertScale float32 // the routed sum is multiplied by it; 0: 1
+	DenseLayers int     // leading layers without experts
+}
+
+// Rope describes rotary position embeddings.
+type Rope struct {
+	Dim  int // leading elements of each head that are rotated; 0: no rope
+	Base float64
+	// BaseLocal is the base of layers with a sliding window; 0: Base.
+	BaseLocal float64
+	// Scale multiplies positions (linear scaling; 1/factor); 0: 1.
+	Scale float64
+	// Half: pairs are (i, i+Dim/2), rotate-half as Hugging Face and NeoX have
+	// it; else (2i, 2i+1), as Meta has it.
+	Half bool
+	// Yarn holds YaRN's parameters; nil: none.
+	Yarn *Yarn
+	// AttnFactor multiplies the rotated values (longrope, YaRN); 0: 1.
+	AttnFactor float64
+	// OriginalContext is what the model was trained for before its context was
+	// extended: longrope's factors switch there.
+	OriginalContext int
+}
+
+// Yarn holds the parameters of YaRN (Peng et al. 2023, arXiv:2309.00071).
+type Yarn struct {
+	Factor             float64
+	BetaFast, BetaSlow float64
+	OriginalContext    int
+}
+
+// Global reports whether layer l attends to the whole context.
+func (d *Decoder) Global(l int) bool {
+	return d.Window == 0 || d.WindowPattern > 0 && l%d.WindowPattern == d.WindowPattern-1
+}
