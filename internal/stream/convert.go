@@ -1,0 +1,193 @@
+package stream
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// convert encodes n rows of b.src, the first of them row first of the job,
+// into b.dst, and adds to bad what overflows.
+func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
+	rowLen, st := j.Src.Len(), j.Src.Type()
+	if rowLen == 0 {
+		return
+	}
+	srcRow, dstRow := st.RowSize(rowLen), t.Type.RowSize(rowLen)
+	_, plain := exponents[st]
+	per := max(1, chunkFloats/rowLen)
+	b.f32 = grow(b.f32, per*rowLen)
+	for r := 0; r < n; r += per {
+		k := min(per, n-r)
+		f := b.f32[:k*rowLen]
+		quant.Decode(st, f, b.src[r*srcRow:][:k*srcRow])
+		if !plain && !b.scanned {
+			bad.scanFloats(f, int64(first+r)*int64(rowLen))
+		}
+		for i := range k {
+			var imp []float32
+			if t.Importance != nil {
+				m := 0
+				if j.RowsPerMatrix > 0 {
+					m = (first + r + i) / j.RowsPerMatrix
+				}
+				imp = t.Importance[m*rowLen:][:rowLen]
+			}
+			row, dst := f[i*rowLen:][:rowLen], b.dst[(r+i)*dstRow:][:dstRow]
+			quant.Encode(t.Type, dst, row, imp)
+			if t.Type.BlockLen() > 1 {
+				b.blockOverflow(bad, t.Type, dst, row, int64(first+r+i)*int64(rowLen))
+			}
+		}
+	}
+	b.scanned = true
+	bad.overflow(t.Type, st, b.dst, b.src, int64(first)*int64(rowLen))
+}
+
+// exponent tells where a type of plain floats keeps its exponent: all of it
+// ones means infinity or NaN.
+type exponent struct {
+	size int    // bytes
+	mask uint64 // of the exponent
+	frac uint64 // of the fraction
+}
+
+var exponents = map[quant.Type]exponent{
+	quant.F64:  {8, 0x7ff << 52, 1<<52 - 1},
+	quant.F32:  {4, 0xff << 23, 1<<23 - 1},
+	quant.F16:  {2, 0x1f << 10, 1<<10 - 1},
+	quant.BF16: {2, 0xff << 7, 1<<7 - 1},
+}
+
+// finite reports whether all elements of b are finite. In each 64-bit word the
+// lowest exponent bit is added to the exponents: only one that is all ones
+// carries into the sign bit, which was cleared.
+func (e exponent) finite(b []byte) bool {
+	mask, one, sign := e.mask, e.mask&-e.mask, e.mask+e.mask&-e.mask
+	for n := e.size * 8; n < 64; n *= 2 {
+		mask |= mask << n
+		one |= one << n
+		sign |= sign << n
+	}
+	var acc uint64
+	for ; len(b) >= 32; b = b[32:] {
+		acc |= (binary.LittleEndian.Uint64(b)&mask + one) |
+			(binary.LittleEndian.Uint64(b[8:])&mask + one) |
+			(binary.LittleEndian.Uint64(b[16:])&mask + one) |
+			(binary.LittleEndian.Uint64(b[24:])&mask + one)
+	}
+	if acc&sign != 0 {
+		return false
+	}
+	for ; len(b) > 0; b = b[e.size:] {
+		if v := e.load(b); v&e.mask == e.mask {
+			return false
+		}
+	}
+	return true
+}
+
+func (e exponent) load(b []byte) uint64 {
+	switch e.size {
+	case 2:
+		return uint64(binary.LittleEndian.Uint16(b))
+	case 4:
+		return uint64(binary.LittleEndian.Uint32(b))
+	}
+	return binary.LittleEndian.Uint64(b)
+}
+
+// add counts one value at position pos.
+func (n *Nonfinite) add(counter *int64, pos int64) {
+	*counter++
+	if n.First < 0 || pos < n.First {
+		n.First = pos
+	}
+}
+
+// scan counts the NaN and infinities of plain floats of type t; base is the
+// position of the first element.
+func (n *Nonfinite) scan(t quant.Type, b []byte, base int64) {
+	e, ok := exponents[t]
+	if !ok || e.finite(b) {
+		return
+	}
+	for i := int64(0); len(b) > 0; i, b = i+1, b[e.size:] {
+		v := e.load(b)
+		if v&e.mask != e.mask {
+			continue
+		}
+		if v&e.frac != 0 {
+			n.add(&n.NaN, base+i)
+		} else {
+			n.add(&n.Inf, base+i)
+		}
+	}
+}
+
+// scanFloats counts the NaN and infinities that blocks decode to.
+func (n *Nonfinite) scanFloats(x []float32, base int64) {
+	if finite(maxAbs(x)) {
+		return
+	}
+	for i, v := range x {
+		switch {
+		case v != v:
+			n.add(&n.NaN, base+int64(i))
+		case !finite(v):
+			n.add(&n.Inf, base+int64(i))
+		}
+	}
+}
+
+// overflow counts the values that are finite in src but not in dst.
+func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
+	d, ok := exponents[dt]
+	if !ok || d.finite(dst) {
+		return
+	}
+	s, plain := exponents[st]
+	for i := int64(0); len(dst) > 0; i, dst = i+1, dst[d.size:] {
+		if d.load(dst)&d.mask != d.mask {
+			continue
+		}
+		if plain && s.load(src[int(i)*s.size:])&s.mask == s.mask {
+			continue
+		}
+		n.Type = dt
+		n.add(&n.Overflow, base+i)
+	}
+}
+
+// blockOverflow counts the elements of a row that are finite but become
+// infinite or NaN once quantized to type t: where a block's scale, a half, overflows. Only values near a half's
+// range can do that, so that a row's largest tells whether to look closer.
+func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) {
+	if maxAbs(row) < 32768 || !t.CanDecode() {
+		return
+	}
+	b.check = grow(b.check, len(row))
+	quant.Decode(t, b.check, dst)
+	for i, v := range b.check {
+		if finite(v) || !finite(row[i]) {
+			continue
+		}
+		n.Type = t
+		n.add(&n.Overflow, base+int64(i))
+	}
+}
+
+// maxAbs returns the largest magnitude; NaN counts as larger than any number.
+func maxAbs(x []float32) float32 {
+	var m uint32
+	for _, v := range x {
+		m = max(m, math.Float32bits(v)&^(1<<31))
+	}
+	if m > 0x7f800000 {
+		m = 0x7f800000
+	}
+	return math.Float32frombits(m)
+}
+
+func finite(v float32) bool { return math.Float32bits(v)&0x7f800000 != 0x7f800000 }

@@ -1,0 +1,239 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// OutputError says why a file cannot be written. It prints as
+// `<path>: <message>`.
+type OutputError struct {
+	Path string
+	Msg  string
+	Hint string // what to do about it; may be empty
+	Err  error  // the cause; may be nil
+}
+
+func (e *OutputError) Error() string { return e.Path + ": " + e.Msg }
+
+func (e *OutputError) Unwrap() error { return e.Err }
+
+// HintText returns what the person can do about it.
+func (e *OutputError) HintText() string { return e.Hint }
+
+// Output is a file that comes into being as a whole: until Commit its bytes
+// are in a temporary file of the same directory, and what stood under its name
+// before is untouched.
+type Output struct {
+	path string
+	f    *os.File
+	once sync.Once // Commit or Abort
+	err  error
+}
+
+// Spec is a file to be created: its path and its final size in bytes.
+type Spec struct {
+	Path string
+	Size int64
+}
+
+// Create prepares one output file of the given size; see CreateAll.
+func Create(path string, size int64, force bool, inputs ...string) (*Output, error) {
+	outs, err := CreateAll([]Spec{{path, size}}, force, inputs)
+	if err != nil {
+		return nil, err
+	}
+	return outs[0], nil
+}
+
+// CreateAll prepares the files of an output, all or none of them: it refuses a
+// path that is a directory, a device or a pipe, one that is among inputs under
+// whatever name (hard and symbolic links included), and, unless force is set,
+// one that exists; it checks that the files fit the free space, and
+// makes temporary files of the final sizes that read as zeros. A path that is
+// a symbolic link means the file that it points to.
+func CreateAll(files []Spec, force bool, inputs []string) ([]*Output, error) {
+	paths := make([]string, len(files))
+	need := map[string]int64{} // directory -> bytes
+	for i, s := range files {
+		p, err := checkOutput(s.Path, force, inputs)
+		if err != nil {
+			return nil, err
+		}
+		paths[i] = p
+		need[filepath.Dir(p)] += s.Size
+	}
+	var outs []*Output
+	fail := func(err error) ([]*Output, error) {
+		for _, o := range outs {
+			o.Abort()
+		}
+		return nil, err
+	}
+	checked := map[string]bool{}
+	for i, s := range files {
+		dir := filepath.Dir(paths[i])
+		f, err := os.CreateTemp(dir, "."+filepath.Base(paths[i])+".tmp-*")
+		if err != nil {
+			return fail(&OutputError{Path: s.Path, Msg: fmt.Sprintf("cannot create a file in %s: %s", dir, reason(err)), Err: err})
+		}
+		outs = append(outs, &Output{path: paths[i], f: f})
+		if !checked[dir] {
+			checked[dir] = true
+			if have, ok := freeSpace(f); ok && uint64(need[dir]) > have {
+				return fail(noSpace(s.Path, need[dir], have))
+			}
+		}
+		if err := f.Truncate(s.Size); err != nil {
+			return fail(&OutputError{Path: s.Path, Msg: fmt.Sprintf("cannot make a file of %d bytes: %s", s.Size, reason(err)), Err: err})
+		}
+		if err := reserve(f, s.Size); errors.Is(err, syscall.ENOSPC) {
+			have, _ := freeSpace(f)
+			return fail(noSpace(s.Path, s.Size, have))
+		}
+	}
+	return outs, nil
+}
+
+func noSpace(path string, need int64, have uint64) error {
+	return &OutputError{
+		Path: path,
+		Msg:  fmt.Sprintf("no space: need %d bytes, have %d", need, have),
+		Hint: "free space or write to another file system",
+		Err:  syscall.ENOSPC,
+	}
+}
+
+// checkOutput returns the path of the file that writing to path would make.
+func checkOutput(path string, force bool, inputs []string) (string, error) {
+	if path == "" {
+		return "", &OutputError{Path: `""`, Msg: "empty output name"}
+	}
+	if os.IsPathSeparator(path[len(path)-1]) {
+		return "", &OutputError{Path: path, Msg: "is a directory", Hint: "name the file to write"}
+	}
+	if dir, err := os.Stat(filepath.Dir(path)); err != nil {
+		return "", &OutputError{Path: path, Msg: "no directory for it: " + reason(err), Err: err}
+	} else if !dir.IsDir() {
+		return "", &OutputError{Path: path, Msg: filepath.Dir(path) + " is not a directory"}
+	}
+	st, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	}
+	if err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		var target string
+		if target, err = filepath.EvalSymlinks(path); err == nil {
+			path = target
+			st, err = os.Stat(path)
+		}
+	}
+	if err != nil {
+		return "", &OutputError{Path: path, Msg: reason(err), Err: err}
+	}
+	if st.IsDir() {
+		return "", &OutputError{Path: path, Msg: "is a directory", Hint: "name the file to write"}
+	}
+	if !st.Mode().IsRegular() {
+		return "", &OutputError{Path: path, Msg: "not a regular file"}
+	}
+	for _, in := range inputs {
+		if is, err := os.Stat(in); err == nil && os.SameFile(st, is) {
+			return "", &OutputError{Path: path, Msg: "output is an input: the same file as " + in, Hint: "write to another name"}
+		}
+	}
+	if !force {
+		return "", &OutputError{Path: path, Msg: "exists already", Hint: "use --force to replace it", Err: fs.ErrExist}
+	}
+	return path, nil
+}
+
+// reason leaves the operation and the path out of an error of package os.
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// Path returns where the file will be.
+func (o *Output) Path() string { return o.path }
+
+// WriteAt writes at a final position; it may be called concurrently.
+func (o *Output) WriteAt(p []byte, off int64) (int, error) {
+	n, err := o.f.WriteAt(p, off)
+	if err != nil {
+		msg := fmt.Sprintf("write error at %d: %s", off, reason(err))
+		if errors.Is(err, syscall.ENOSPC) {
+			msg = fmt.Sprintf("no space left at %d", off)
+		}
+		err = &OutputError{Path: o.path, Msg: msg, Err: err}
+	}
+	return n, err
+}
+
+// Commit puts the file under its name, replacing what stood there: contents
+// and name are on the disk when it returns. After an error the temporary file
+// is gone and the name is as it was.
+func (o *Output) Commit() error {
+	o.once.Do(func() {
+		tmp := o.f.Name()
+		err := o.f.Chmod(outputMode(o.path))
+		if errors.Is(err, errors.ErrUnsupported) || runtime.GOOS == "windows" {
+			err = nil
+		}
+		err = errors.Join(err, o.f.Sync(), o.f.Close())
+		if err == nil {
+			err = os.Rename(tmp, o.path)
+		}
+		if err != nil {
+			os.Remove(tmp)
+			o.err = &OutputError{Path: o.path, Msg: "cannot finish it: " + reason(err), Err: err}
+			return
+		}
+		if err := syncDir(filepath.Dir(o.path)); err != nil {
+			o.err = &OutputError{Path: o.path, Msg: "cannot sync its directory: " + reason(err), Err: err}
+		}
+	})
+	return o.err
+}
+
+// Abort removes the temporary file; after Commit it does nothing.
+func (o *Output) Abort() error {
+	var err error
+	o.once.Do(func() {
+		o.err = &OutputError{Path: o.path, Msg: "was given up"}
+		err = errors.Join(o.f.Close(), os.Remove(o.f.Name()))
+	})
+	return err
+}
+
+// CommitAll commits all outputs; when one fails, those not yet committed are
+// given up.
+func CommitAll(outs []*Output) error {
+	for i, o := range outs {
+		if err := o.Commit(); err != nil {
+			for _, rest := range outs[i+1:] {
+				rest.Abort()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// outputMode is the mode of a new file: that of the file it replaces, else
+// what the process's umask leaves of 0666.
+func outputMode(path string) fs.FileMode {
+	if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+		return st.Mode().Perm()
+	}
+	return 0o666 &^ umask()
+}
