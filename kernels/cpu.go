@@ -1,0 +1,53 @@
+// Package kernels holds the hot loops: matrix multiplication for every ggml
+// type, the vector functions of a transformer's forward pass, and quantization.
+// Slices in, slices out; nothing is allocated per call.
+//
+// Every kernel exists as plain Go, which says what it computes, and for some
+// instruction sets as assembly, chosen at run time from the variables in this
+// file. The build tag purego leaves the assembly out.
+package kernels
+
+import "os"
+
+// The instruction sets that kernels may use. Tests switch them off to reach
+// every path on one machine; they never switch on what the CPU does not have.
+// Each implies the ones before it.
+var (
+	hasAVX2   bool // AVX2, FMA and F16C
+	hasAVX512 bool // AVX-512 F, BW, CD, DQ and VL
+	hasVNNI   bool // AVX-512 VNNI
+)
+
+func init() {
+	detect()
+	limitCPU(os.Getenv("SMELT_CPU"))
+}
+
+// limitCPU switches off what the named level does not have: "generic" is plain
+// Go, "avx2", "avx512" and "avx512vnni" are what they say. Other names change
+// nothing.
+func limitCPU(level string) {
+	switch level {
+	case "generic":
+		hasAVX2, hasAVX512, hasVNNI = false, false, false
+	case "avx2":
+		hasAVX512, hasVNNI = false, false
+	case "avx512":
+		hasVNNI = false
+	}
+}
+
+// CPU names the instruction set that the kernels use: "avx512vnni", "avx512",
+// "avx2" or "generic". The environment variable SMELT_CPU, read at start,
+// limits it to one of these.
+func CPU() string {
+	switch {
+	case hasVNNI:
+		return "avx512vnni"
+	case hasAVX512:
+		return "avx512"
+	case hasAVX2:
+		return "avx2"
+	}
+	return "generic"
+}

@@ -1,0 +1,6 @@
+//go:build !amd64 || purego
+
+package kernels
+
+// detect leaves every feature off: all kernels run as plain Go.
+func detect() {}
