@@ -85,20 +85,20 @@ var formats = [numTypes]Format{
 	Q5_K:    {Name: "Q5_K", BlockLen: 256, BlockSize: 176},
 	Q6_K:    {Name: "Q6_K", BlockLen: 256, BlockSize: 210},
 	Q8_K:    {Name: "Q8_K", BlockLen: 256, BlockSize: 292},
-	IQ2_XXS: {Name: "IQ2_XXS", BlockLen: 256, BlockSize: 66},
-	IQ2_XS:  {Name: "IQ2_XS", BlockLen: 256, BlockSize: 74},
-	IQ3_XXS: {Name: "IQ3_XXS", BlockLen: 256, BlockSize: 98},
-	IQ1_S:   {Name: "IQ1_S", BlockLen: 256, BlockSize: 50},
-	IQ4_NL:  {Name: "IQ4_NL", BlockLen: 32, BlockSize: 18},
-	IQ3_S:   {Name: "IQ3_S", BlockLen: 256, BlockSize: 110},
-	IQ2_S:   {Name: "IQ2_S", BlockLen: 256, BlockSize: 82},
-	IQ4_XS:  {Name: "IQ4_XS", BlockLen: 256, BlockSize: 136},
+	IQ2_XXS: {Name: "IQ2_XXS", BlockLen: 256, BlockSize: 66, decode: decodeIQ2XXS, encode: plainIQ(IQ2_XXS)},
+	IQ2_XS:  {Name: "IQ2_XS", BlockLen: 256, BlockSize: 74, decode: decodeIQ2XS, encode: plainIQ(IQ2_XS)},
+	IQ3_XXS: {Name: "IQ3_XXS", BlockLen: 256, BlockSize: 98, decode: decodeIQ3XXS, encode: plainIQ(IQ3_XXS)},
+	IQ1_S:   {Name: "IQ1_S", BlockLen: 256, BlockSize: 50, decode: decodeIQ1S, encode: plainIQ(IQ1_S)},
+	IQ4_NL:  {Name: "IQ4_NL", BlockLen: 32, BlockSize: 18, decode: decodeIQ4NL, encode: plainIQ(IQ4_NL)},
+	IQ3_S:   {Name: "IQ3_S", BlockLen: 256, BlockSize: 110, decode: decodeIQ3S, encode: plainIQ(IQ3_S)},
+	IQ2_S:   {Name: "IQ2_S", BlockLen: 256, BlockSize: 82, decode: decodeIQ2S, encode: plainIQ(IQ2_S)},
+	IQ4_XS:  {Name: "IQ4_XS", BlockLen: 256, BlockSize: 136, decode: decodeIQ4XS, encode: plainIQ(IQ4_XS)},
 	I8:      {Name: "I8", BlockLen: 1, BlockSize: 1},
 	I16:     {Name: "I16", BlockLen: 1, BlockSize: 2},
 	I32:     {Name: "I32", BlockLen: 1, BlockSize: 4},
 	I64:     {Name: "I64", BlockLen: 1, BlockSize: 8},
 	F64:     {Name: "F64", BlockLen: 1, BlockSize: 8},
-	IQ1_M:   {Name: "IQ1_M", BlockLen: 256, BlockSize: 56},
+	IQ1_M:   {Name: "IQ1_M", BlockLen: 256, BlockSize: 56, decode: decodeIQ1M, encode: plainIQ(IQ1_M)},
 	BF16:    {Name: "BF16", BlockLen: 1, BlockSize: 2},
 	TQ1_0:   {Name: "TQ1_0", BlockLen: 256, BlockSize: 54},
 	TQ2_0:   {Name: "TQ2_0", BlockLen: 256, BlockSize: 66},
@@ -174,9 +174,16 @@ func Decode(t Type, dst []float32, src []byte) {
 // types scale importance by the row's mean square. It panics where the lengths
 // disagree or CanEncode is false.
 func Encode(t Type, dst []byte, row, importance []float32) {
+	checkEncode(t, dst, row, importance)
+	formats[t].encode(dst, row, importance)
+}
+
+func checkEncode(t Type, dst []byte, row, importance []float32) {
 	f := &formats[t]
 	if len(row)%f.BlockLen != 0 || len(dst) != t.RowSize(len(row)) || (importance != nil && len(importance) != len(row)) {
 		panic(fmt.Sprintf("quant: encode %s: %d elements into %d bytes", f.Name, len(row), len(dst)))
 	}
-	f.encode(dst, row, importance)
+	if importance == nil && t.RequiresImportance() {
+		panic(fmt.Sprintf("quant: encode %s: no importance", f.Name))
+	}
 }
