@@ -1,0 +1,298 @@
+// Package gguf reads and writes GGUF files (ggml's docs/gguf.md): versions 2
+// and 3, split over several files or not. A reader checks everything that the
+// metadata says against the file before it hands anything out.
+package gguf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/edsrzf/mmap-go"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Tensor describes one tensor.
+type Tensor struct {
+	Name   string
+	Type   quant.Type
+	Dims   []uint64 // row length first, as ggml numbers them
+	Offset uint64   // from the start of its file's tensor data
+
+	part *part // where it was read from; nil in a plan
+}
+
+// Elems returns the number of elements.
+func (t *Tensor) Elems() uint64 {
+	n := uint64(1)
+	for _, d := range t.Dims {
+		n *= d
+	}
+	return n
+}
+
+// Size returns the bytes of the tensor's data.
+func (t *Tensor) Size() uint64 {
+	return t.Elems() / uint64(t.Type.BlockLen()) * uint64(t.Type.BlockSize())
+}
+
+// RowLen returns the elements of a row: the first dimension, 1 for a scalar.
+func (t *Tensor) RowLen() int {
+	if len(t.Dims) == 0 {
+		return 1
+	}
+	return int(t.Dims[0])
+}
+
+// Rows returns the number of rows, all further dimensions flattened.
+func (t *Tensor) Rows() int {
+	n := uint64(1)
+	for _, d := range t.Dims[min(1, len(t.Dims)):] {
+		n *= d
+	}
+	return int(n)
+}
+
+// File is an opened model: one file or all parts of a split one.
+type File struct {
+	Version  uint32
+	Metadata *Metadata // the first part's, without the split keys
+	Tensors  []*Tensor // of all parts, in order
+
+	parts  []*part
+	files  []openFile
+	byName map[string]*Tensor
+}
+
+// openFile is a part that Open opened, with what tells whether it has changed.
+type openFile struct {
+	f       *os.File
+	size    int64
+	modTime time.Time
+	mapped  mmap.MMap
+}
+
+// Open opens the model that path is a part of. Only regular files are read.
+func Open(path string) (*File, error) {
+	f := &File{}
+	p, err := f.openPart(path)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if err := f.addSplits(path, p); err != nil {
+		f.Close()
+		return nil, err
+	}
+	f.collect()
+	return f, nil
+}
+
+func (f *File) openPart(path string) (*part, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, pathError(path, err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, formats.Malformedf(path, -1, "not a regular file")
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, pathError(path, err)
+	}
+	f.files = append(f.files, openFile{f: file, size: fi.Size(), modTime: fi.ModTime()})
+	return readPart(file, fi.Size(), path)
+}
+
+// NewFile reads a model that is not split from r; name is for messages.
+func NewFile(r io.ReaderAt, size int64, name string) (*File, error) {
+	p, err := readPart(r, size, name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := splitOf(p)
+	if err != nil {
+		return nil, err
+	}
+	if s.count > 1 {
+		return nil, formats.Unsupportedf(name, -1, "part %d of a model split into %d", s.no+1, s.count).
+			WithHint("open it by its path")
+	}
+	f := &File{parts: []*part{p}}
+	f.collect()
+	return f, nil
+}
+
+// collect fills what is derived from the parts.
+func (f *File) collect() {
+	f.Version, f.Metadata = f.parts[0].version, f.parts[0].meta
+	f.byName = map[string]*Tensor{}
+	for _, p := range f.parts {
+		for _, t := range p.tensors {
+			f.Tensors = append(f.Tensors, t)
+			f.byName[t.Name] = t
+		}
+	}
+	if len(f.parts) > 1 {
+		f.Metadata = f.Metadata.Clone()
+		for _, k := range splitKeys {
+			f.Metadata.Delete(k)
+		}
+	}
+}
+
+// Tensor finds a tensor by name; nil if there is none.
+func (f *File) Tensor(name string) *Tensor { return f.byName[name] }
+
+// Paths lists the files read.
+func (f *File) Paths() []string {
+	var names []string
+	for _, p := range f.parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// Size returns the bytes of all files.
+func (f *File) Size() int64 {
+	var n int64
+	for _, p := range f.parts {
+		n += p.size
+	}
+	return n
+}
+
+// Trailing returns how many bytes follow the last tensor, in all files
+// together: 0 in a well-made model.
+func (f *File) Trailing() int64 {
+	var n int64
+	for _, p := range f.parts {
+		n += p.trailing
+	}
+	return n
+}
+
+// Close closes the files. What Bytes returned is gone.
+func (f *File) Close() error {
+	var errs []error
+	for _, o := range f.files {
+		if o.mapped != nil {
+			errs = append(errs, o.mapped.Unmap())
+		}
+		errs = append(errs, o.f.Close())
+	}
+	f.files = nil
+	return errors.Join(errs...)
+}
+
+// Changed returns an error if a file's size or time is no longer what it was
+// when the file was opened.
+func (f *File) Changed() error {
+	for i, o := range f.files {
+		fi, err := o.f.Stat()
+		if err == nil && (fi.Size() != o.size || !fi.ModTime().Equal(o.modTime)) {
+			err = errChanged
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.parts[i].name, err)
+		}
+	}
+	return nil
+}
+
+var errChanged = errors.New("input changed while reading")
+
+// Rows returns a reader of the tensor's rows, safe for concurrent use.
+func (f *File) Rows(t *Tensor) *Rows { return &Rows{t} }
+
+// Rows reads a tensor's rows from its file.
+type Rows struct{ t *Tensor }
+
+// Type returns the type of the elements.
+func (r *Rows) Type() quant.Type { return r.t.Type }
+
+// Len returns the elements of a row.
+func (r *Rows) Len() int { return r.t.RowLen() }
+
+// Count returns the number of rows.
+func (r *Rows) Count() int { return r.t.Rows() }
+
+// ReadRows fills dst with n rows from row first on.
+func (r *Rows) ReadRows(dst []byte, first, n int) error {
+	p, size := r.t.part, r.t.Type.RowSize(r.t.RowLen())
+	if len(dst) != n*size {
+		panic(fmt.Sprintf("gguf: %d rows of %d bytes into %d", n, size, len(dst)))
+	}
+	off := p.dataOffset + int64(r.t.Offset) + int64(first)*int64(size)
+	k, err := p.r.ReadAt(dst, off)
+	if k == len(dst) {
+		return nil
+	}
+	if err == io.EOF {
+		return formats.Malformedf(p.name, off+int64(k), "tensor %s: %v", formats.Quote(r.t.Name), errChanged)
+	}
+	return formats.Malformedf(p.name, off+int64(k), "tensor %s: read error: %v", formats.Quote(r.t.Name), err)
+}
+
+// Map maps the files into memory, for Bytes. A model from NewFile is read into
+// memory instead.
+func (f *File) Map() error {
+	for i, p := range f.parts {
+		if p.mapped != nil {
+			continue
+		}
+		if len(f.files) == 0 {
+			p.mapped = make([]byte, p.size)
+			if _, err := io.ReadFull(io.NewSectionReader(p.r, 0, p.size), p.mapped); err != nil {
+				return formats.Malformedf(p.name, -1, "read error: %v", err)
+			}
+			continue
+		}
+		m, err := mmap.Map(f.files[i].f, mmap.RDONLY, 0)
+		if err != nil {
+			return fmt.Errorf("%s: cannot map the file: %w", p.name, err)
+		}
+		f.files[i].mapped, p.mapped = m, m
+	}
+	return nil
+}
+
+// Bytes returns a tensor's data as it stands in the mapped file. Reading it
+// may fault if the file is cut short meanwhile: see Guard.
+func (f *File) Bytes(t *Tensor) []byte {
+	start := uint64(t.part.dataOffset) + t.Offset
+	return t.part.mapped[start : start+t.Size() : start+t.Size()]
+}
+
+// Guard runs fn on the calling goroutine; where fn reads mapped memory that the
+// file no longer backs, Guard returns an error in place of a crash.
+func Guard(fn func() error) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer debug.SetPanicOnFault(old)
+	defer func() {
+		if r := recover(); r != nil {
+			fault, ok := r.(interface{ Addr() uintptr })
+			if !ok {
+				panic(r)
+			}
+			err = fmt.Errorf("%w (memory fault at %#x)", errChanged, fault.Addr())
+		}
+	}()
+	return fn()
+}
+
+func pathError(path string, err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+func itoa(i int) string { return strconv.Itoa(i) }

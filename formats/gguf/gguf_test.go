@@ -1,0 +1,414 @@
+package gguf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// everyType has a value of every type that GGUF has.
+func everyType() *Metadata {
+	m := NewMetadata()
+	for _, kv := range []struct {
+		k string
+		v any
+	}{
+		{"general.architecture", "llama"},
+		{"u8", uint8(200)}, {"i8", int8(-3)}, {"u16", uint16(60000)}, {"i16", int16(-300)},
+		{"u32", uint32(1 << 31)}, {"i32", int32(-1 << 31)}, {"u64", uint64(1 << 63)}, {"i64", int64(-1 << 63)},
+		{"f32", float32(1.5)}, {"f64", math.Pi}, {"true", true}, {"false", false}, {"s", "text\x00\xff"}, {"empty", ""},
+		{"au8", []uint8{1, 2}}, {"ai8", []int8{-1}}, {"au16", []uint16{1}}, {"ai16", []int16{-1}},
+		{"au32", []uint32{1}}, {"ai32", []int32{-1}}, {"au64", []uint64{1}}, {"ai64", []int64{-1}},
+		{"af32", []float32{0.5, -2}}, {"af64", []float64{0.25}}, {"ab", []bool{true, false}},
+		{"as", []string{"a", "", "long enough to matter"}}, {"none", []string{}},
+	} {
+		m.Set(kv.k, kv.v)
+	}
+	return m
+}
+
+func someTensors() []*Tensor {
+	return []*Tensor{
+		NewTensor("a", quant.F32, []int{3, 5}),
+		NewTensor("q", quant.Q4_0, []int{2, 2, 64}),
+		NewTensor("scalar", quant.F32, nil),
+		NewTensor("none", quant.F16, []int{0, 7}),
+		NewTensor("z", quant.F16, []int{1}),
+	}
+}
+
+// encode gives the whole file, tensor i filled with byte i+1.
+func encode(t *testing.T, m *Metadata, ts []*Tensor) []byte {
+	t.Helper()
+	l, err := Plan(m, ts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, l.Size)
+	copy(b, l.Header)
+	for i, x := range l.Tensors {
+		for j := range x.Size() {
+			b[uint64(l.Offset(i))+j] = byte(i + 1)
+		}
+	}
+	return b
+}
+
+func open(b []byte) (*File, error) { return NewFile(bytes.NewReader(b), int64(len(b)), "f") }
+
+func TestRoundTrip(t *testing.T) {
+	m, ts := everyType(), someTensors()
+	data := encode(t, m, ts)
+	f, err := open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for k, v := range f.Metadata.All() {
+		keys = append(keys, k)
+		want, _ := m.Get(k)
+		if !reflect.DeepEqual(v, want) {
+			t.Errorf("%s = %#v, want %#v", k, v, want)
+		}
+	}
+	if !reflect.DeepEqual(keys, m.keys) {
+		t.Errorf("keys %v, want %v", keys, m.keys)
+	}
+	if len(f.Tensors) != len(ts) {
+		t.Fatalf("%d tensors, want %d", len(f.Tensors), len(ts))
+	}
+	for i, x := range f.Tensors {
+		if x.Name != ts[i].Name || x.Type != ts[i].Type || !reflect.DeepEqual(x.Dims, ts[i].Dims) && len(x.Dims) > 0 {
+			t.Errorf("tensor %d: %+v, want %+v", i, x, ts[i])
+		}
+		r := f.Rows(x)
+		got := make([]byte, x.Size())
+		if err := r.ReadRows(got, 0, r.Count()); err != nil {
+			t.Errorf("%s: %v", x.Name, err)
+		}
+		if !bytes.Equal(got, bytes.Repeat([]byte{byte(i + 1)}, len(got))) {
+			t.Errorf("%s: other bytes", x.Name)
+		}
+	}
+	if f.Trailing() != 0 {
+		t.Errorf("%d trailing bytes", f.Trailing())
+	}
+	if again := encode(t, f.Metadata, f.Tensors); !bytes.Equal(again, data) {
+		t.Error("written again, the file differs")
+	}
+}
+
+func TestBytes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	if err := os.WriteFile(path, encode(t, everyType(), someTensors()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Map(); err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range f.Tensors {
+		if b := f.Bytes(x); !bytes.Equal(b, bytes.Repeat([]byte{byte(i + 1)}, int(x.Size()))) {
+			t.Errorf("%s: %x", x.Name, b)
+		}
+	}
+	if err := f.Changed(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Truncate(path, 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Changed(); !errors.Is(err, errChanged) {
+		t.Errorf("a file cut short: %v", err)
+	}
+	if err := f.Rows(f.Tensors[0]).ReadRows(make([]byte, 20), 0, 1); err == nil || !strings.Contains(err.Error(), "input changed while reading") {
+		t.Errorf("reading a file cut short: %v", err)
+	}
+}
+
+// TestGuard reads a mapped page that the file no longer backs.
+func TestGuard(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a mapped file cannot be cut short on Windows")
+	}
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	m := NewMetadata()
+	m.Set("general.architecture", "llama")
+	if err := os.WriteFile(path, encode(t, m, []*Tensor{NewTensor("w", quant.F32, []int{1 << 16})}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Map(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 64); err != nil {
+		t.Fatal(err)
+	}
+	b := f.Bytes(f.Tensors[0])
+	var last byte
+	err = Guard(func() error { last = b[len(b)-1]; return nil })
+	if !errors.Is(err, errChanged) {
+		t.Errorf("read %d, error %v; want %v", last, err, errChanged)
+	}
+	if err := Guard(func() error { return io.EOF }); !errors.Is(err, io.EOF) {
+		t.Errorf("an error of the function itself came out as %v", err)
+	}
+}
+
+// file is a hand-made GGUF, for what the writer refuses to make.
+type file struct{ bytes.Buffer }
+
+func (f *file) put(vs ...any) *file {
+	for _, v := range vs {
+		if s, ok := v.(string); ok {
+			f.put(uint64(len(s)))
+			f.WriteString(s)
+			continue
+		}
+		if err := binary.Write(f, binary.LittleEndian, v); err != nil {
+			panic(err)
+		}
+	}
+	return f
+}
+
+func header(version uint32, tensors, keys uint64) *file {
+	f := &file{}
+	f.WriteString("GGUF")
+	return f.put(version, tensors, keys)
+}
+
+// key puts one key into an otherwise empty file.
+func key(vs ...any) []byte { return header(3, 0, 1).put(vs...).Bytes() }
+
+// tensor puts one tensor info and 64 bytes of data after it.
+func tensor(vs ...any) []byte {
+	f := header(3, 1, 0).put(vs...)
+	f.Write(make([]byte, (32-f.Len()%32)%32+64))
+	return f.Bytes()
+}
+
+func u32(v uint32) uint32 { return v }
+
+func TestHostile(t *testing.T) {
+	two := func(name string, off uint64) []byte {
+		f := header(3, 2, 0).put("a", u32(1), uint64(2), u32(0), uint64(0), name, u32(1), uint64(2), u32(0), off)
+		f.Write(make([]byte, (32-f.Len()%32)%32+64))
+		return f.Bytes()
+	}
+	align := func(v any, typ uint32) []byte { return key("general.alignment", typ, v) }
+	for _, tt := range []struct {
+		row  int // of the table of hostile inputs
+		name string
+		data []byte
+		want string
+		kind formats.Kind
+	}{
+		{1, "magic only", []byte("GGUF"), "f: truncated header: 4 of 24 bytes", formats.Malformed},
+		{1, "empty", nil, "f: truncated header: 0 of 24 bytes", formats.Malformed},
+		{3, "past the end", tensor("X", u32(1), uint64(1000), u32(0), uint64(0)), `tensor "X" [64,4064) exceeds file size 128`, formats.Malformed},
+		{4, "GGJT", append([]byte("ggjt"), make([]byte, 60)...), `not GGUF (magic "ggjt")`, formats.Malformed},
+		{5, "big-endian", append([]byte("GGUF\x00\x00\x00\x03"), make([]byte, 60)...), "big-endian GGUF unsupported", formats.Unsupported},
+		{6, "version 0", header(0, 0, 0).Bytes(), "unsupported version 0", formats.Unsupported},
+		{6, "version 1", header(1, 0, 0).Bytes(), "unsupported version 1", formats.Unsupported},
+		{6, "version 4", header(4, 0, 0).Bytes(), "unsupported version 4", formats.Unsupported},
+		{8, "2^63 keys", append(header(3, 0, 1<<63).Bytes(), make([]byte, 19)...), "n_kv 9223372036854775808 impossible in 43 bytes", formats.Malformed},
+		{9, "2^63 tensors", append(header(3, 1<<63, 0).Bytes(), make([]byte, 19)...), "n_tensors 9223372036854775808 impossible in 43 bytes", formats.Malformed},
+		{10, "string length", key("k", u32(8), uint64(math.MaxUint64)), `key "k": string length 18446744073709551615 > remaining 0`, formats.Malformed},
+		{10, "key length", key(uint64(math.MaxUint64), uint64(0)), "key 0: string length 18446744073709551615 > remaining 8", formats.Malformed},
+		{11, "array count", key("k", u32(9), u32(5), uint64(1<<62)), `key "k": array count 4611686018427387904 > remaining 0 bytes`, formats.Malformed},
+		{12, "nested arrays", key("k", u32(9), u32(9), uint64(1), u32(9), uint64(1)), `key "k": nested array unsupported`, formats.Unsupported},
+		{13, "value type 13", key("k", u32(13), uint64(0)), `key "k": type 13`, formats.Malformed},
+		{13, "value type -1", key("k", int32(-1), uint64(0)), `key "k": type -1`, formats.Malformed},
+		{13, "element type 13", key("k", u32(9), u32(13), uint64(0)), `key "k": array of type 13`, formats.Malformed},
+		{14, "duplicate key", header(3, 0, 2).put("k", u32(0), uint8(1), "k", u32(0), uint8(2)).Bytes(), `duplicate key "k"`, formats.Malformed},
+		{15, "a million keys", append(header(3, 0, 1e6).Bytes(), make([]byte, 13e6)...), "n_kv 1000000: more than 65536 keys", formats.Unsupported},
+		{16, "empty key", key("", u32(0), uint8(1)), "key 0: empty name", formats.Malformed},
+		{16, "key not UTF-8", key("k\xff", u32(0), uint8(1)), `key 0: name "k\xff" is not UTF-8`, formats.Malformed},
+		{16, "NUL in a tensor's name", tensor("abc\x00d", u32(1), uint64(2), u32(0), uint64(0)), "tensor info 0: name has NUL at 3", formats.Malformed},
+		{17, "alignment 0", align(u32(0), 4), "alignment 0", formats.Malformed},
+		{18, "alignment 2^31", align(u32(1<<31), 4), "alignment must be a u32 power of two <= 1 MiB, got u32 2147483648", formats.Malformed},
+		{18, "alignment 24", align(u32(24), 4), "alignment must be a u32 power of two <= 1 MiB, got u32 24", formats.Malformed},
+		{18, "alignment as i32", align(int32(32), 5), "alignment must be a u32 power of two <= 1 MiB, got i32 32", formats.Malformed},
+		{19, "5 dimensions", tensor("X", u32(5), [5]uint64{1, 1, 1, 1, 1}, u32(0), uint64(0)), `tensor "X": n_dims 5 > 4`, formats.Malformed},
+		{19, "2^32-1 dimensions", tensor("X", u32(math.MaxUint32), uint64(0)), `tensor "X": n_dims 4294967295 > 4`, formats.Malformed},
+		{21, "product wraps to 4", tensor("X", u32(2), uint64(1<<63+2), uint64(2), u32(0), uint64(0)), `tensor "X": element count overflows`, formats.Malformed},
+		{21, "product wraps behind a zero", tensor("X", u32(3), uint64(0), uint64(1<<40), uint64(1<<40), u32(0), uint64(0)), `tensor "X": element count overflows`, formats.Malformed},
+		{22, "size wraps", tensor("X", u32(1), uint64(1<<62), u32(0), uint64(0)), `tensor "X": data size overflows`, formats.Malformed},
+		{23, "type 5", tensor("X", u32(1), uint64(2), u32(5), uint64(0)), `tensor "X": unknown type 5`, formats.Unsupported},
+		{23, "type -1", tensor("X", u32(1), uint64(2), int32(-1), uint64(0)), `tensor "X": unknown type -1`, formats.Unsupported},
+		{23, "type past the last", tensor("X", u32(1), uint64(2), u32(1000), uint64(0)), `tensor "X": unknown type 1000`, formats.Unsupported},
+		{24, "row 31", tensor("X", u32(1), uint64(31), u32(2), uint64(0)), `tensor "X": row 31 not a multiple of 32 (Q4_0)`, formats.Malformed},
+		{25, "misaligned", two("b", 40), `tensor "b": offset 40, expected 32`, formats.Malformed},
+		{25, "overlapping", two("b", 0), `tensor "b": offset 0, expected 32`, formats.Malformed},
+		{25, "a hole", two("b", 64), `tensor "b": offset 64, expected 32`, formats.Malformed},
+		{26, "duplicate tensor", two("a", 32), `duplicate tensor "a"`, formats.Malformed},
+		{0, "bool of 2", key("k", u32(7), uint8(2)), `key "k": bool of value 2`, formats.Malformed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := open(tt.data)
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q, want ...%s...", err, tt.want)
+			}
+			var fe *formats.FormatError
+			if !errors.As(err, &fe) || fe.Kind != tt.kind {
+				t.Errorf("kind of %v: want %d", err, tt.kind)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20+4*uint64(len(tt.data)) {
+				t.Errorf("%d bytes allocated for %d", n, len(tt.data))
+			}
+		})
+	}
+}
+
+// TestTruncated cuts a file everywhere in its metadata (row 2).
+func TestTruncated(t *testing.T) {
+	data := encode(t, everyType(), someTensors())
+	whole, err := open(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range data {
+		_, err := open(data[:n])
+		needed := whole.parts[0].dataOffset + int64(whole.Tensors[4].Offset+whole.Tensors[4].Size())
+		if int64(n) >= needed {
+			if err != nil {
+				t.Errorf("without the last padding (%d of %d bytes): %v", n, len(data), err)
+			}
+			continue
+		}
+		var fe *formats.FormatError
+		if !errors.As(err, &fe) {
+			t.Errorf("cut at %d: %v", n, err)
+		}
+	}
+	info := bytes.Index(data, []byte("\x06\x00\x00\x00\x00\x00\x00\x00scalar"))
+	if _, err := open(data[:info+10]); err == nil || !strings.Contains(err.Error(), "tensor info 2") {
+		t.Errorf("cut in tensor info 2: %v", err)
+	}
+}
+
+func TestTrailing(t *testing.T) {
+	f, err := open(append(encode(t, everyType(), someTensors()), 1, 2, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Trailing() != 3 {
+		t.Errorf("%d trailing bytes, want 3", f.Trailing())
+	}
+}
+
+func TestAlignment(t *testing.T) {
+	m := everyType()
+	m.Set("general.alignment", uint32(256))
+	f, err := open(encode(t, m, someTensors()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range f.Tensors {
+		if x.Offset%256 != 0 {
+			t.Errorf("%s at %d", x.Name, x.Offset)
+		}
+	}
+}
+
+func TestNotRegular(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a directory: %v", err)
+	}
+	if _, err := Open(filepath.Join(dir, "none.gguf")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestGetters(t *testing.T) {
+	m := everyType()
+	if v, err := m.Uint("u16"); v != 60000 || err != nil {
+		t.Errorf("u16: %d, %v", v, err)
+	}
+	if v, err := m.Float("f32"); v != 1.5 || err != nil {
+		t.Errorf("f32: %g, %v", v, err)
+	}
+	for _, tt := range []struct {
+		got  func() error
+		want string
+	}{
+		{func() error { _, err := m.Uint("i8"); return err }, "i8: want at least 0, got -3"},
+		{func() error { _, err := m.Uint("s"); return err }, "s: want an integer, got string"},
+		{func() error { _, err := m.Float("none"); return err }, "none: want a float, got array of string"},
+		{func() error { _, err := m.Floats("ai8"); return err }, "ai8: want an array of f32, got array of i8"},
+		{func() error { _, err := m.String("absent"); return err }, "absent: missing"},
+	} {
+		if err := tt.got(); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("error %v, want %s", err, tt.want)
+		}
+	}
+	if _, err := m.Uint("absent"); !errors.Is(err, ErrMissing) {
+		t.Errorf("absent: %v", err)
+	}
+	m.Delete("u8")
+	if _, ok := m.Get("u8"); ok || m.Len() != len(everyType().keys)-1 {
+		t.Error("a deleted key is there")
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	m := everyType()
+	l, err := Plan(m, someTensors())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(l.Header, make([]byte, l.Size-l.DataOffset)...))
+	f.Add(header(3, 1, 0).put("X", u32(2), uint64(32), uint64(2), u32(2), uint64(0)).Bytes())
+	f.Add(key("k", u32(9), u32(8), uint64(2), "a", "b"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		x, err := open(data)
+		if err != nil {
+			return
+		}
+		for _, tn := range x.Tensors {
+			b := make([]byte, tn.Size())
+			if err := x.Rows(tn).ReadRows(b, 0, tn.Rows()); err != nil {
+				t.Fatalf("%s: %v", tn.Name, err)
+			}
+		}
+		// What was read can be written, and reads the same again.
+		l, err := Plan(x.Metadata, x.Tensors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := NewFile(bytes.NewReader(append(l.Header, make([]byte, l.Size-l.DataOffset)...)), l.Size, "again")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(again.Metadata.keys, x.Metadata.keys) || len(again.Tensors) != len(x.Tensors) {
+			t.Fatal("differs when written again")
+		}
+	})
+}

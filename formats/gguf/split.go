@@ -1,0 +1,187 @@
+package gguf
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/smeltgguf/smelt/formats"
+)
+
+// The keys of a split model; all others stand only in its first part.
+const (
+	keySplitNo      = "split.no"            // u16, from 0
+	keySplitCount   = "split.count"         // u16
+	keySplitTensors = "split.tensors.count" // i32, of all parts together
+)
+
+var splitKeys = []string{keySplitNo, keySplitCount, keySplitTensors}
+
+// SplitName returns the name of part no (from 0) of count:
+// name-00001-of-00003.gguf. A .gguf at the end of path is not repeated.
+func SplitName(path string, no, count int) string {
+	return fmt.Sprintf("%s-%05d-of-%05d.gguf", trimGGUF(path), no+1, count)
+}
+
+func trimGGUF(path string) string {
+	if filepath.Ext(path) == ".gguf" {
+		return path[:len(path)-len(".gguf")]
+	}
+	return path
+}
+
+var splitPattern = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
+
+// SplitPrefix takes the name of a part apart; ok is false for other names. no
+// counts from 0.
+func SplitPrefix(path string) (prefix string, no, count int, ok bool) {
+	m := splitPattern.FindStringSubmatch(path)
+	if m == nil {
+		return "", 0, 0, false
+	}
+	no, _ = strconv.Atoi(m[2]) // five digits fit
+	count, _ = strconv.Atoi(m[3])
+	return m[1], no - 1, count, true
+}
+
+type splitInfo struct{ no, count, tensors int }
+
+// splitOf returns what a part says of the split; a file that is not split is
+// part 0 of 1.
+func splitOf(p *part) (splitInfo, error) {
+	s := splitInfo{0, 1, len(p.tensors)}
+	if _, ok := p.meta.Get(keySplitCount); !ok {
+		return s, nil
+	}
+	for _, k := range []struct {
+		key string
+		to  *int
+	}{{keySplitNo, &s.no}, {keySplitCount, &s.count}, {keySplitTensors, &s.tensors}} {
+		v, err := p.meta.Uint(k.key)
+		if err != nil {
+			return s, formats.Malformedf(p.name, -1, "%v", err)
+		}
+		if v > 1<<31-1 {
+			return s, formats.Malformedf(p.name, -1, "%s: %d", k.key, v)
+		}
+		*k.to = int(v)
+	}
+	if s.no >= max(1, s.count) {
+		return s, formats.Malformedf(p.name, -1, "split.no %d of split.count %d", s.no, s.count)
+	}
+	return s, nil
+}
+
+// addSplits opens the other parts of the model whose part p path names, and
+// checks that they belong together.
+func (f *File) addSplits(path string, p *part) error {
+	s, err := splitOf(p)
+	if err != nil {
+		return err
+	}
+	if s.count <= 1 {
+		f.parts = []*part{p}
+		return nil
+	}
+	prefix, no, count, ok := SplitPrefix(path)
+	if !ok {
+		return formats.Malformedf(path, -1, "part %d of %d of a split model, but its name does not end in -%05d-of-%05d.gguf", s.no+1, s.count, s.no+1, s.count).
+			WithHint("give the parts the names that they were published under")
+	}
+	if no != s.no || count != s.count {
+		return formats.Malformedf(path, -1, "the name says part %d of %d, the file part %d of %d", no+1, count, s.no+1, s.count)
+	}
+	first := f.files[0]
+	f.files = nil
+	f.parts = make([]*part, s.count)
+	tensors, seen := 0, map[string]string{}
+	for i := range s.count {
+		q, name := p, SplitName(prefix, i, s.count)
+		if i == s.no {
+			f.files = append(f.files, first)
+		} else if q, err = f.openPart(name); err != nil {
+			f.files = append(f.files, first)
+			return fmt.Errorf("split %d of %d missing: %w", i+1, s.count, err)
+		}
+		f.parts[i] = q
+		got, err := splitOf(q)
+		if err != nil {
+			return err
+		}
+		if got.no != i || got.count != s.count || got.tensors != s.tensors {
+			return formats.Malformedf(name, -1, "part %d of %d with %d tensors in all; %s says part %d of %d with %d",
+				got.no+1, got.count, got.tensors, path, i+1, s.count, s.tensors)
+		}
+		tensors += len(q.tensors)
+		for _, t := range q.tensors {
+			if other, ok := seen[t.Name]; ok {
+				return formats.Malformedf(name, -1, "tensor %s is in %s too", formats.Quote(t.Name), other)
+			}
+			seen[t.Name] = name
+		}
+	}
+	if tensors != s.tensors {
+		return formats.Malformedf(path, -1, "%d tensors in %d parts, split.tensors.count is %d", tensors, s.count, s.tensors)
+	}
+	return nil
+}
+
+// SplitOptions bound the parts of a split model; a zero bound is none.
+type SplitOptions struct {
+	MaxTensors int
+	MaxSize    int64 // bytes of tensor data per part
+	// NoTensorFirst: the first part holds metadata only.
+	NoTensorFirst bool
+}
+
+// PlanSplit lays out a model as parts. With neither bound reached there is one
+// layout, without split keys; else part i is to be called SplitName(path, i, n).
+func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, error) {
+	groups := [][]*Tensor{nil}
+	if opt.NoTensorFirst {
+		groups = append(groups, nil)
+	}
+	size := int64(0)
+	for _, t := range tensors {
+		last := len(groups) - 1
+		n := int64(t.Size())
+		full := opt.MaxTensors > 0 && len(groups[last]) >= opt.MaxTensors ||
+			opt.MaxSize > 0 && size+n > opt.MaxSize
+		if full && len(groups[last]) > 0 {
+			groups = append(groups, nil)
+			last++
+			size = 0
+		}
+		groups[last] = append(groups[last], t)
+		size += n
+	}
+	if len(groups) == 1 {
+		l, err := Plan(meta, tensors)
+		if err != nil {
+			return nil, err
+		}
+		return []*Layout{l}, nil
+	}
+	if len(groups) > 1<<16-1 {
+		return nil, fmt.Errorf("%d parts: at most %d", len(groups), 1<<16-1)
+	}
+	var layouts []*Layout
+	for i, g := range groups {
+		m := NewMetadata()
+		if i == 0 {
+			m = meta.Clone()
+		} else if a, ok := meta.Get(alignmentKey); ok {
+			m.Set(alignmentKey, a) // every part's own data is aligned to it
+		}
+		m.Set(keySplitNo, uint16(i))
+		m.Set(keySplitCount, uint16(len(groups)))
+		m.Set(keySplitTensors, int32(len(tensors)))
+		l, err := Plan(m, g)
+		if err != nil {
+			return nil, err
+		}
+		layouts = append(layouts, l)
+	}
+	return layouts, nil
+}
