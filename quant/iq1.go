@@ -68,35 +68,34 @@ func decodeIQ1M(dst []float32, src []byte) {
 // An IQ1Split is a block in the search for IQ1's levels. With only three
 // levels, the optimum without a codebook is among the splits of the sorted
 // values into three runs: the first Low values get level 0, the next ones up to
-// High level 1, the rest level 2.
+// High level 1, the rest level 2. Running sums make each split a matter of a
+// few operations.
 type IQ1Split struct {
-	Len    int         // 32 for IQ1_S, 16 for IQ1_M
-	X      [32]float32 // the values in ascending order
-	Weight [32]float32 // of each
-	Second [32]bool    // for IQ1_M: the value is in the second half of its block
+	Len int // 32 for IQ1_S, 16 for IQ1_M
 
-	// Results: the split, its scale and the shifts' choice. Low is -1 where no
-	// split is any good. Shift is 0 for plus and 1 for minus in IQ1_S; in IQ1_M
-	// bit 1 is set for minus in the first half, bit 0 for minus in the second.
+	// SumX[h][j] is the sum of weight times value over the first j of the
+	// sorted values, SumW[h][j] that of the weights. In IQ1_M there is one for
+	// each half h of the block, as each half has its own shift. Entries beyond
+	// Len are NaN: the idle lanes of a vector never win.
+	SumX, SumW [2][48]float32
+
+	// Results: the split, its scale and the choice of shifts. Low is -1 where
+	// no split is any good. Shift is 0 for plus and 1 for minus in IQ1_S; in
+	// IQ1_M bit 1 is set for minus in the first half, bit 0 in the second.
 	Low, High, Shift int
 	Scale            float32
 }
 
-// iq1Split tries all splits with both shifts. Running sums make each a matter
-// of a few operations.
+// iq1Split tries all splits with both shifts.
 func iq1Split(s *IQ1Split) {
-	n := s.Len
-	var sumx, sumw [33]float32
-	for j := range n {
-		sumx[j+1] = sumx[j] + float32(s.Weight[j]*s.X[j])
-		sumw[j+1] = sumw[j] + s.Weight[j]
-	}
+	const n = 32
+	sumx, sumw := &s.SumX[0], &s.SumW[0]
 	best := float32(-math.MaxFloat32)
 	s.Low = -1
 	for low := 0; low <= n; low++ {
 		for high := low; high <= n; high++ {
-			x0, x1, x2 := sumx[low]-sumx[0], sumx[high]-sumx[low], sumx[n]-sumx[high]
-			w0, w1, w2 := sumw[low]-sumw[0], sumw[high]-sumw[low], sumw[n]-sumw[high]
+			x0, x1, x2 := sumx[low], sumx[high]-sumx[low], sumx[n]-sumx[high]
+			w0, w1, w2 := sumw[low], sumw[high]-sumw[low], sumw[n]-sumw[high]
 			for shift, q := range [2]*[8]float32{&iq1Plus, &iq1Minus} {
 				sumqx := float32(x0*q[0]) + float32(x1*q[1]) + float32(x2*q[2])
 				sumq2 := float32(float32(w0*q[0])*q[0]) + float32(float32(w1*q[1])*q[1]) + float32(float32(w2*q[2])*q[2])
@@ -110,30 +109,17 @@ func iq1Split(s *IQ1Split) {
 	}
 }
 
-// iq1mSplit tries all splits with the four pairs of shifts. Running sums are
-// kept for each half, as each can have its own shift. As levels are 1 apart, a
-// half's weighted sum of level times value is its total at the highest level
-// less the running sums at the two bounds; that of level squared is made up
-// likewise with the differences of the levels' squares.
+// iq1mSplit tries all splits with the four pairs of shifts. As levels are 1
+// apart, a half's weighted sum of level times value is its total at the highest
+// level less the running sums at the two bounds; that of level squared is made
+// up likewise with the differences of the levels' squares.
 func iq1mSplit(s *IQ1Split) {
 	const n = 16
-	var sumx, sumw [2][n + 1]float32 // by half
-	for j := range n {
-		half := 0
-		if s.Second[j] {
-			half = 1
-		}
-		for h := range 2 {
-			sumx[h][j+1], sumw[h][j+1] = sumx[h][j], sumw[h][j]
-		}
-		sumx[half][j+1] += float32(s.Weight[j] * s.X[j])
-		sumw[half][j+1] += s.Weight[j]
-	}
 	var topx, topw, step1, step2 [2][2]float32 // by half and shift
 	for h := range 2 {
 		for shift, q := range [2]*[8]float32{&iq1Plus, &iq1Minus} {
-			topx[h][shift] = sumx[h][n] * q[2]
-			topw[h][shift] = sumw[h][n] * q[2] * q[2]
+			topx[h][shift] = s.SumX[h][n] * q[2]
+			topw[h][shift] = s.SumW[h][n] * q[2] * q[2]
 			step1[h][shift] = float32(q[0]*q[0]) - float32(q[1]*q[1])
 			step2[h][shift] = float32(q[1]*q[1]) - float32(q[2]*q[2])
 		}
@@ -144,10 +130,10 @@ func iq1mSplit(s *IQ1Split) {
 		for high := low; high <= n; high++ {
 			var qx, q2 [2][2]float32
 			for h := range 2 {
-				below := sumx[h][low] + sumx[h][high]
+				below := s.SumX[h][low] + s.SumX[h][high]
 				for shift := range 2 {
 					qx[h][shift] = topx[h][shift] - below
-					q2[h][shift] = topw[h][shift] + float32(sumw[h][low]*step1[h][shift]) + float32(sumw[h][high]*step2[h][shift])
+					q2[h][shift] = topw[h][shift] + float32(s.SumW[h][low]*step1[h][shift]) + float32(s.SumW[h][high]*step2[h][shift])
 				}
 			}
 			for shift := range 4 {
@@ -174,6 +160,19 @@ type iq1Group struct {
 	scale  float32
 }
 
+// newIQ1Group returns the storage for groups of n elements.
+func newIQ1Group(n int) *iq1Group {
+	g := new(iq1Group)
+	g.split.Len = n
+	for h := range g.split.SumX {
+		for j := n + 1; j < len(g.split.SumX[h]); j++ {
+			g.split.SumX[h][j] = float32(math.NaN())
+			g.split.SumW[h][j] = float32(math.NaN())
+		}
+	}
+	return g
+}
+
 // search finds the group's points. perPoint says that there is a shift for
 // each of two points. It reports false where the group counts as zero. The
 // weights are in g.trials.Weight.
@@ -190,19 +189,26 @@ func (g *iq1Group) search(x []float32, eps float32, perPoint bool, ops *IQOps) b
 	}
 
 	// A stable sort, as the order of equal values shows in the sums.
+	var sorted [32]float32
 	var order [32]uint8
-	s := &g.split
-	s.Len = len(x)
 	for i, v := range x {
 		j := i
-		for ; j > 0 && v < s.X[j-1]; j-- {
-			s.X[j], order[j] = s.X[j-1], order[j-1]
+		for ; j > 0 && v < sorted[j-1]; j-- {
+			sorted[j], order[j] = sorted[j-1], order[j-1]
 		}
-		s.X[j], order[j] = v, uint8(i)
+		sorted[j], order[j] = v, uint8(i)
 	}
+	s := &g.split
 	for j, i := range order[:len(x)] {
-		s.Weight[j] = weight[i]
-		s.Second[j] = int(i) >= len(x)/2
+		half := 0
+		if perPoint {
+			half = int(i / 8)
+		}
+		for h := range s.SumX {
+			s.SumX[h][j+1], s.SumW[h][j+1] = s.SumX[h][j], s.SumW[h][j]
+		}
+		s.SumX[half][j+1] += float32(weight[i] * sorted[j])
+		s.SumW[half][j+1] += weight[i]
 	}
 	if perPoint {
 		ops.IQ1MSplit(s)
@@ -281,7 +287,7 @@ func iq1Sigma(x []float32) float32 {
 }
 
 func encodeIQ1S(dst []byte, row, importance []float32, ops *IQOps) {
-	g := new(iq1Group)
+	g := newIQ1Group(32)
 	for ; len(row) > 0; row, importance, dst = row[256:], importance[256:], dst[50:] {
 		clear(dst[:50])
 		sigma2 := iq1Sigma(row)
@@ -325,7 +331,7 @@ func encodeIQ1S(dst []byte, row, importance []float32, ops *IQOps) {
 }
 
 func encodeIQ1M(dst []byte, row, importance []float32, ops *IQOps) {
-	g := new(iq1Group)
+	g := newIQ1Group(16)
 	for ; len(row) > 0; row, dst = row[256:], dst[56:] {
 		clear(dst[:56])
 		sigma2 := iq1Sigma(row)
