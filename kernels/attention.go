@@ -1,0 +1,192 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+)
+
+// AttentionShape describes the attention of one layer.
+type AttentionShape struct {
+	Heads   int // query heads
+	KVHeads int // heads of keys and values; Heads is a multiple of it
+	HeadDim int // elements of a head of queries, keys and values
+
+	Scale   float32   // scores are Scale * q·k
+	Softcap float32   // then Softcap * tanh(score/Softcap), unless 0
+	Window  int       // a query sees this many positions, its own included; 0: all
+	Sinks   []float32 // (Heads) scores of a position without value, or nil
+}
+
+// Cache holds the keys or the values of the positions seen so far,
+// (positions, KVHeads, HeadDim), in float32 or, if F32 is nil, in half
+// precision.
+type Cache struct {
+	F32 []float32
+	F16 []uint16
+}
+
+// keyBlock is the number of positions of a half-precision cache that are
+// expanded at a time.
+const keyBlock = 128
+
+// attention holds the arguments of a call for the workers.
+type attention struct {
+	s    AttentionShape
+	out  []float32
+	q    []float32
+	k, v Cache
+	n    int
+	pos  int
+}
+
+// Attention computes causal attention of n queries at positions pos, pos+1, ...
+// over the keys and values of positions 0 to pos+n-1. q and out are (n, Heads,
+// HeadDim). Heads h*g to h*g+g-1, with g = Heads/KVHeads, read head h of the
+// cache.
+func Attention(p *Pool, ws *Workspace, s AttentionShape, out, q []float32, k, v Cache, n, pos int) {
+	need := (pos + n) * s.KVHeads * s.HeadDim
+	if s.KVHeads < 1 || s.Heads%s.KVHeads != 0 || len(q) < n*s.Heads*s.HeadDim || len(out) < n*s.Heads*s.HeadDim ||
+		max(len(k.F32), len(k.F16)) < need || max(len(v.F32), len(v.F16)) < need || s.Sinks != nil && len(s.Sinks) < s.Heads {
+		panic(fmt.Sprintf("kernels: attention of %d queries at %d with %+v over %d keys and %d values", n, pos, s,
+			max(len(k.F32), len(k.F16)), max(len(v.F32), len(v.F16))))
+	}
+	ws.prepare(p.Threads())
+	ws.att = attention{s, out, q, k, v, n, pos}
+	blocks := (n*s.Heads/s.KVHeads + lanes - 1) / lanes
+	p.Run(blocks*s.KVHeads, ws.attend)
+	ws.att = attention{}
+}
+
+// attendItem computes up to 32 (query, head) pairs that share a head of keys
+// and values, one in each lane.
+func (ws *Workspace) attendItem(worker, item int) {
+	a, w := &ws.att, &ws.workers[worker]
+	s := &a.s
+	dim, width, group := s.HeadDim, s.KVHeads*s.HeadDim, s.Heads/s.KVHeads
+	blocks := (a.n*group + lanes - 1) / lanes
+	// The last queries have the most to read: first come, longest served.
+	head, block := item%s.KVHeads, blocks-1-item/s.KVHeads
+	first := block * lanes
+	m := min(lanes, a.n*group-first)
+	// row returns where a lane's query and result stand, and its position.
+	row := func(lane int) (offset, pos int) {
+		t, h := (first+lane)/group, (first+lane)%group
+		return (t*s.Heads + head*group + h) * dim, a.pos + t
+	}
+	_, lowest := row(0)
+	_, highest := row(m - 1)
+	lo := 0
+	if s.Window > 0 {
+		lo = max(0, lowest-s.Window+1)
+	}
+	rows := highest + 1 - lo
+
+	w.query = grow(w.query, lanes*dim)
+	w.columns = grow(w.columns, lanes*dim)
+	w.scores = grow(w.scores, rows*lanes)
+	w.c = grow(w.c, dim*lanes)
+	for l := range m {
+		at, _ := row(l)
+		copy(w.query[l*dim:][:dim], a.q[at:])
+	}
+	clear(w.query[m*dim:])
+	Scale(w.query, s.Scale)
+	transposeIn(w.columns, w.query, lanes, dim)
+
+	// scores[p][l] = k[lo+p] · q[l]
+	scores := w.scores
+	clear(scores)
+	for p := 0; p < rows; p += keyBlock {
+		n := min(keyBlock, rows-p)
+		keys, stride := a.k.rows(w, (lo+p)*width+head*dim, n, width, dim)
+		gemmRows(scores[p*lanes:], keys, stride, 1, w.columns, dim, n)
+	}
+	if s.Softcap > 0 {
+		Softcap(scores, s.Softcap)
+	}
+	inf := float32(math.Inf(-1))
+	for l := range lanes {
+		pos := lowest
+		if l < m {
+			_, pos = row(l)
+		}
+		for p := pos + 1 - lo; p < rows; p++ {
+			scores[p*lanes+l] = inf
+		}
+		if s.Window > 0 {
+			for p := 0; p < pos-s.Window+1-lo; p++ {
+				scores[p*lanes+l] = inf
+			}
+		}
+	}
+	var sink, sums [lanes]float32
+	for l := range sink {
+		sink[l] = inf
+		if s.Sinks != nil && l < m {
+			sink[l] = s.Sinks[head*group+(first+l)%group]
+		}
+	}
+	softmaxLanes(scores, &sink, &sums)
+
+	// c[d][l] = sum over p of v[lo+p][d] * scores[p][l]
+	clear(w.c)
+	for p := 0; p < rows; p += keyBlock {
+		n := min(keyBlock, rows-p)
+		values, stride := a.v.rows(w, (lo+p)*width+head*dim, n, width, dim)
+		gemmRows(w.c, values, 1, stride, scores[p*lanes:], n, dim)
+	}
+	transposeOut(w.query, dim, w.c, dim, lanes)
+	for l := range m {
+		at, _ := row(l)
+		in, inv := w.query[l*dim:][:dim], 1/sums[l]
+		for i, v := range in {
+			a.out[at+i] = v * inv
+		}
+	}
+}
+
+// rows returns n rows of a head, the first at offset at, as float32, and their
+// stride.
+func (c *Cache) rows(w *scratch, at, n, width, dim int) ([]float32, int) {
+	if c.F32 != nil {
+		return c.F32[at:], width
+	}
+	w.row = grow(w.row, keyBlock*dim)
+	for i := range n {
+		FromHalf(w.row[i*dim:][:dim], c.F16[at+i*width:][:dim])
+	}
+	return w.row, dim
+}
+
+// gemmRows is gemmF32 for any number of rows.
+func gemmRows(c, a []float32, rs, ks int, b []float32, depth, rows int) {
+	r := 0
+	for ; r+tile <= rows; r += tile {
+		gemmF32(c[r*lanes:], a[r*rs:], rs, ks, b, depth, tile)
+	}
+	for ; r < rows; r++ {
+		gemmF32(c[r*lanes:], a[r*rs:], rs, ks, b, depth, 1)
+	}
+}
+
+// softmaxLanesGo replaces each lane of s, (rows, lanes), by exp(s - top) with
+// top the lane's largest score, sink included, and returns the sums of these,
+// exp(sink - top) included.
+func softmaxLanesGo(s []float32, sink, sums *[lanes]float32) {
+	top := *sink
+	for p := 0; p < len(s); p += lanes {
+		for l, v := range s[p:][:lanes] {
+			top[l] = max(top[l], v)
+		}
+	}
+	for l := range sums {
+		sums[l] = exp32(sink[l] - top[l])
+	}
+	for p := 0; p < len(s); p += lanes {
+		for l, v := range s[p:][:lanes] {
+			e := exp32(v - top[l])
+			s[p+l] = e
+			sums[l] += e
+		}
+	}
+}

@@ -1,0 +1,361 @@
+package kernels
+
+import (
+	"fmt"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Matrix is a weight matrix as it stands in a file: Rows rows of Cols elements,
+// each row taking Type.RowSize(Cols) bytes of Data.
+type Matrix struct {
+	Type       quant.Type
+	Rows, Cols int
+	Data       []byte
+}
+
+// Compute says in what arithmetic a matrix product is done.
+type Compute uint8
+
+const (
+	// Exact decodes weights to float32 and multiplies them with float32
+	// activations.
+	Exact Compute = iota
+	// Int8 rounds activations to 8 bits with one scale for 32 of them, as
+	// runtimes on CPUs do, and multiplies integers. Quantized weights are used
+	// as they are; F16, BF16, F32 and types without an integer form are rounded
+	// to 8 bits with one scale per 32 as well.
+	Int8
+)
+
+// String returns "exact" or "int8".
+func (c Compute) String() string {
+	if c == Int8 {
+		return "int8"
+	}
+	return "exact"
+}
+
+// Product is one matrix to multiply with and the place for the result.
+type Product struct {
+	W   Matrix
+	Out []float32 // (n, W.Rows)
+}
+
+const (
+	lanes   = 32  // tokens side by side in a panel of activations
+	tile    = 8   // weight rows that one call of a micro-kernel multiplies
+	chunk   = 128 // most weight rows that are unpacked at a time
+	batch   = 512 // most tokens that share an unpacked panel
+	depthF  = 256 // columns unpacked at a time, exact
+	depthI  = 512 // columns unpacked at a time, int8
+	strideF = depthF + 16
+	strideI = depthI + 64
+	groupsI = depthI / 16 // scales per row of an int8 panel
+
+	// A panel of int8 activations holds, for each 32 columns of 32 tokens:
+	// [8][32][4]int8 values, [32]float32 scales, and [2][32]int32 negated sums
+	// of the values of each 16 columns.
+	actValues = 32 * lanes
+	actScales = actValues
+	actSums   = actScales + 4*lanes
+	actGroup  = actSums + 8*lanes
+)
+
+// few is the number of tokens below which rows are multiplied one token at a
+// time: a tile would be mostly empty.
+const few = 10
+
+// Workspace holds the memory that products and attention need beside their
+// arguments; it grows to what the largest call needs and can be used by one
+// call at a time.
+type Workspace struct {
+	mode     Compute
+	x        []float32
+	n, cols  int
+	products []Product
+	rows     int // weight rows per item of work
+
+	values  []byte    // packed int8 activations
+	columns []float32 // packed float32 activations
+	scales  []float32 // few tokens: scales of the activations, (n, groups)
+	sums    []float32 // few tokens: scale times sums of activations, see quantizeRow, (n, 3*groups)
+
+	workers []scratch
+	pack    func(worker, item int)
+	run     func(worker, item int)
+
+	att    attention
+	attend func(worker, item int)
+}
+
+// scratch is the memory of one worker.
+type scratch struct {
+	panelF         []float32 // (chunk, strideF) decoded weights
+	panelI         []byte    // (chunk, strideI) unpacked weights
+	scale          []float32 // (chunk, groupsI)
+	offset         []float32 // (chunk, groupsI)
+	c              []float32 // (tokens/lanes, chunk, lanes) results
+	row            []float32 // a decoded row
+	bytes          []byte    // an unpacked row on its way to float32
+	row16          []float32 // and its scales
+	off16          []float32 // and offsets
+	dots           []float32 // a row on its way to 8 bits
+	isums          []int32   // sums of a panel's activations
+	scores         []float32 // attention: (positions, lanes)
+	query, columns []float32 // attention: (lanes, dim) and (dim, lanes)
+}
+
+// grow returns s with length n, reallocated if needed; old values are lost.
+func grow[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+func (ws *Workspace) prepare(threads int) {
+	if ws.run == nil {
+		ws.pack, ws.run, ws.attend = ws.packItem, ws.runItem, ws.attendItem
+	}
+	for len(ws.workers) < threads {
+		ws.workers = append(ws.workers, scratch{})
+	}
+}
+
+// MatMul multiplies n tokens' activations with one or several matrices of the
+// same width: for each product, Out[t][r] = sum over c of W[r][c] * x[t][c],
+// x being (n, cols) and Out (n, W.Rows), row-major. The activations are packed
+// once for all products. Results do not depend on the number of threads.
+// It panics where shapes disagree or a type cannot be decoded.
+func MatMul(p *Pool, ws *Workspace, mode Compute, x []float32, n int, products ...Product) {
+	if n == 0 || len(products) == 0 {
+		return
+	}
+	cols := products[0].W.Cols
+	rows := 0
+	for i := range products {
+		check(&products[i], cols, n)
+		rows += products[i].W.Rows
+	}
+	if len(x) < n*cols {
+		panic(fmt.Sprintf("kernels: %d activations for %d tokens of %d", len(x), n, cols))
+	}
+	ws.prepare(p.Threads())
+	ws.mode, ws.cols = mode, cols
+	ws.products = append(ws.products[:0], products...)
+	// Pieces small enough for workers to finish together, large enough that
+	// packed activations read from the cache serve many rows.
+	ws.rows = min(max((rows/(4*p.Threads())+tile-1)/tile*tile, tile), chunk)
+	if n < few {
+		ws.rows = min(max((rows/(8*p.Threads())+tile-1)/tile*tile, 2*tile), 1024)
+	}
+	items := 0
+	for i := range ws.products {
+		items += (ws.products[i].W.Rows + ws.rows - 1) / ws.rows
+	}
+	for t := 0; t < n; t += batch {
+		ws.n = min(batch, n-t)
+		ws.x = x[t*cols:][:ws.n*cols]
+		ws.packAll(p)
+		p.Run(items, ws.run)
+		for i := range ws.products {
+			w := &ws.products[i]
+			w.Out = w.Out[ws.n*w.W.Rows:]
+		}
+	}
+	clear(ws.products) // keep no reference to weights
+	ws.x = nil
+}
+
+func check(p *Product, cols, n int) {
+	w := &p.W
+	if !w.Type.Valid() || w.Cols != cols || w.Rows < 0 || cols%w.Type.BlockLen() != 0 ||
+		len(w.Data) < w.Rows*w.Type.RowSize(cols) || len(p.Out) < n*w.Rows {
+		panic(fmt.Sprintf("kernels: product of %s (%d, %d) in %d bytes with %d columns into %d results for %d tokens",
+			w.Type, w.Rows, w.Cols, len(w.Data), cols, len(p.Out), n))
+	}
+}
+
+// packAll brings the activations into the form that the micro-kernels read.
+func (ws *Workspace) packAll(p *Pool) {
+	groups := (ws.cols + 31) / 32
+	panels := (ws.n + lanes - 1) / lanes
+	switch {
+	case ws.n < few && ws.mode == Exact:
+	case ws.n < few:
+		ws.values = grow(ws.values, ws.n*groups*32)
+		ws.scales = grow(ws.scales, ws.n*groups)
+		ws.sums = grow(ws.sums, ws.n*groups*3)
+		for t := range ws.n {
+			ws.quantizeToken(t, groups)
+		}
+	case ws.mode == Exact:
+		ws.columns = grow(ws.columns, panels*ws.cols*lanes)
+		p.Run(panels, ws.pack)
+	default:
+		ws.values = grow(ws.values, panels*groups*actGroup)
+		p.Run(panels, ws.pack)
+	}
+}
+
+// quantizeToken rounds one token's activations to 8 bits.
+func (ws *Workspace) quantizeToken(t, groups int) {
+	s := &ws.workers[0]
+	s.isums = grow(s.isums, 2*groups)
+	scales, sums := ws.scales[t*groups:][:groups], ws.sums[t*groups*3:][:groups*3]
+	quantizeRow(ws.values[t*groups*32:][:groups*32], scales, s.isums, ws.x[t*ws.cols:][:ws.cols])
+	for g, scale := range scales {
+		a, b := s.isums[2*g], s.isums[2*g+1]
+		sums[2*g], sums[2*g+1], sums[2*groups+g] = scale*float32(a), scale*float32(b), scale*float32(a+b)
+	}
+}
+
+// packItem packs 32 tokens.
+func (ws *Workspace) packItem(worker, item int) {
+	first := item * lanes
+	n := min(lanes, ws.n-first)
+	x := ws.x[first*ws.cols:][:n*ws.cols]
+	if ws.mode == Exact {
+		transposeIn(ws.columns[item*ws.cols*lanes:][:ws.cols*lanes], x, n, ws.cols)
+		return
+	}
+	groups := (ws.cols + 31) / 32
+	packInt8(ws.values[item*groups*actGroup:][:groups*actGroup], x, n, ws.cols, &ws.workers[worker])
+}
+
+// runItem multiplies a run of rows of one matrix with all packed tokens.
+func (ws *Workspace) runItem(worker, item int) {
+	for i := range ws.products {
+		p := &ws.products[i]
+		pieces := (p.W.Rows + ws.rows - 1) / ws.rows
+		if item >= pieces {
+			item -= pieces
+			continue
+		}
+		first := item * ws.rows
+		rows := min(ws.rows, p.W.Rows-first)
+		s := &ws.workers[worker]
+		switch {
+		case ws.n < few && ws.mode == Exact:
+			ws.fewExact(s, p, first, rows)
+		case ws.n < few:
+			ws.fewInt8(s, p, first, rows)
+		case ws.mode == Exact:
+			ws.tilesExact(s, p, first, rows)
+		default:
+			ws.tilesInt8(s, p, first, rows)
+		}
+		return
+	}
+}
+
+func (ws *Workspace) tilesExact(s *scratch, p *Product, first, rows int) {
+	w := &p.W
+	padded := (rows + tile - 1) / tile * tile
+	panels := (ws.n + lanes - 1) / lanes
+	s.panelF = grow(s.panelF, chunk*strideF)
+	s.c = grow(s.c, panels*padded*lanes)
+	clear(s.c)
+	size := w.Type.RowSize(w.Cols)
+	for k := 0; k < w.Cols; k += depthF {
+		depth := min(depthF, w.Cols-k)
+		for r := range padded {
+			dst := s.panelF[r*strideF:][:depth]
+			if r >= rows {
+				clear(dst)
+				continue
+			}
+			row := w.Data[(first+r)*size:][:size]
+			decode(w.Type, dst, row[w.Type.RowSize(k):w.Type.RowSize(k+depth)], s)
+		}
+		for t := range panels {
+			b := ws.columns[(t*w.Cols+k)*lanes:][:depth*lanes]
+			c := s.c[t*padded*lanes:][:padded*lanes]
+			for r := 0; r < padded; r += tile {
+				gemmF32(c[r*lanes:], s.panelF[r*strideF:], strideF, 1, b, depth, tile)
+			}
+		}
+	}
+	ws.unpackResults(s, p, first, rows, padded)
+}
+
+func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
+	w := &p.W
+	f := &forms[w.Type]
+	padded := (rows + tile - 1) / tile * tile
+	panels := (ws.n + lanes - 1) / lanes
+	groups := (w.Cols + 31) / 32
+	s.panelI = grow(s.panelI, chunk*strideI)
+	s.scale = grow(s.scale, chunk*groupsI)
+	s.offset = grow(s.offset, chunk*groupsI)
+	s.c = grow(s.c, panels*padded*lanes)
+	clear(s.c)
+	size := w.Type.RowSize(w.Cols)
+	for k := 0; k < w.Cols; k += depthI {
+		depth := min(depthI, w.Cols-k)
+		for r := range padded {
+			if r >= rows {
+				clear(s.scale[r*groupsI:][:groupsI])
+				clear(s.offset[r*groupsI:][:groupsI])
+				continue
+			}
+			row := w.Data[(first+r)*size:][:size]
+			unpack(w.Type, s.panelI[r*strideI:][:strideI], s.scale[r*groupsI:][:groupsI], s.offset[r*groupsI:][:groupsI],
+				row[w.Type.RowSize(k):w.Type.RowSize(k+depth)], s)
+		}
+		g := (depth + 31) / 32
+		for t := range panels {
+			acts := ws.values[(t*groups+k/32)*actGroup:][:g*actGroup]
+			c := s.c[t*padded*lanes:][:padded*lanes]
+			for r := 0; r < padded; r += tile {
+				gemmInt8(f, c[r*lanes:], s.panelI[r*strideI:], s.scale[r*groupsI:], s.offset[r*groupsI:], acts, g)
+			}
+		}
+	}
+	ws.unpackResults(s, p, first, rows, padded)
+}
+
+// unpackResults brings results, which stand side by side by token, into Out.
+func (ws *Workspace) unpackResults(s *scratch, p *Product, first, rows, padded int) {
+	for t := 0; t*lanes < ws.n; t++ {
+		out := p.Out[t*lanes*p.W.Rows+first:]
+		transposeOut(out, p.W.Rows, s.c[t*padded*lanes:], rows, min(lanes, ws.n-t*lanes))
+	}
+}
+
+func (ws *Workspace) fewExact(s *scratch, p *Product, first, rows int) {
+	w := &p.W
+	size := w.Type.RowSize(w.Cols)
+	for r := first; r < first+rows; r++ {
+		row := w.Data[r*size:][:size]
+		if ws.n == 1 {
+			if v, ok := dotRow(w.Type, row, ws.x); ok {
+				p.Out[r] = v
+				continue
+			}
+		}
+		s.row = grow(s.row, w.Cols)
+		decode(w.Type, s.row, row, s)
+		for t := range ws.n {
+			p.Out[t*w.Rows+r] = dotF32(s.row, ws.x[t*w.Cols:])
+		}
+	}
+}
+
+func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
+	w := &p.W
+	f := &forms[w.Type]
+	size := w.Type.RowSize(w.Cols)
+	groups := (w.Cols + 31) / 32
+	s.panelI = grow(s.panelI, max(chunk*strideI, groups*32))
+	s.scale = grow(s.scale, max(chunk*groupsI, groups*2))
+	s.offset = grow(s.offset, max(chunk*groupsI, groups*2))
+	for r := first; r < first+rows; r++ {
+		unpack(w.Type, s.panelI, s.scale, s.offset, w.Data[r*size:][:size], s)
+		for t := range ws.n {
+			p.Out[t*w.Rows+r] = dotInt8(f, s.panelI, s.scale, s.offset,
+				ws.values[t*groups*32:], ws.scales[t*groups:], ws.sums[t*groups*3:], groups)
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Budgets, as |got - want| relative to the sum of the absolute values of the
+// terms that are added.
+const (
+	budgetExact = 4e-7 // float32 sums in a different order
+	budgetInt8  = 4e-7 // integer sums, scaled and added in float32
+)
+
+// halves gives where the blocks of a type hold half-precision scales.
+var halves = map[quant.Type][]int{
+	quant.Q4_0: {0}, quant.Q4_1: {0, 2}, quant.Q5_0: {0}, quant.Q5_1: {0, 2}, quant.Q8_0: {0}, quant.Q8_1: {0, 2},
+	quant.Q2_K: {80, 82}, quant.Q3_K: {108}, quant.Q4_K: {0, 2}, quant.Q5_K: {0, 2}, quant.Q6_K: {208},
+	quant.IQ2_XXS: {0}, quant.IQ2_XS: {0}, quant.IQ3_XXS: {0}, quant.IQ1_S: {0}, quant.IQ4_NL: {0}, quant.IQ3_S: {0},
+	quant.IQ2_S: {0}, quant.IQ4_XS: {0}, quant.TQ1_0: {52}, quant.TQ2_0: {64}, quant.Q1_0: {0}, quant.Q2_0: {0},
+}
+
+// weightTypes are the types that matrices have.
+func weightTypes() (types []quant.Type) {
+	for t := quant.Type(0); t < 43; t++ {
+		switch t {
+		case quant.I8, quant.I16, quant.I32, quant.I64, quant.F64, quant.Q8_1, quant.Q8_K:
+			continue
+		}
+		if t.Valid() {
+			types = append(types, t)
+		}
+	}
+	return types
+}
+
+// randomMatrix fills a matrix with random blocks whose scales are of the same
+// magnitude.
+func randomMatrix(r *rand.Rand, t quant.Type, rows, cols int) Matrix {
+	w := Matrix{Type: t, Rows: rows, Cols: cols, Data: make([]byte, rows*t.RowSize(cols))}
+	for i := range w.Data {
+		w.Data[i] = byte(r.Uint32())
+	}
+	for b := 0; b < len(w.Data); b += t.BlockSize() {
+		block := w.Data[b:][:t.BlockSize()]
+		for _, at := range halves[t] {
+			binary.LittleEndian.PutUint16(block[at:], uint16(r.IntN(1024)|12<<10|r.IntN(2)<<15))
+		}
+		v := float32(r.NormFloat64())
+		switch t {
+		case quant.F32:
+			binary.LittleEndian.PutUint32(block, math.Float32bits(v))
+		case quant.BF16:
+			binary.LittleEndian.PutUint16(block, uint16(math.Float32bits(v)>>16))
+		case quant.F16:
+			var h [1]uint16
+			toHalfGo(h[:], []float32{v})
+			binary.LittleEndian.PutUint16(block, h[0])
+		case quant.MXFP4:
+			block[0] = byte(120 + r.IntN(8))
+		case quant.NVFP4:
+			for i := range 4 {
+				block[i] &= 0x3f
+			}
+		case quant.IQ1_M: // the scale's bits are the top ones of four words
+			block[55] = block[55]&0x0f | 0x20
+		}
+	}
+	return w
+}
+
+func randomFloats(r *rand.Rand, n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(r.NormFloat64())
+	}
+	return x
+}
+
+func canDecode(t quant.Type) bool {
+	return t.CanDecode() || t == quant.F32 || t == quant.F16 || t == quant.BF16
+}
+
+// TestDecode compares the forms of all types, and what expands them, with
+// quant's decoders: the values are the same to the bit.
+func TestDecode(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(1, 2))
+		var s scratch
+		for _, typ := range weightTypes() {
+			if !typ.CanDecode() {
+				continue
+			}
+			for blocks := range 9 {
+				w := randomMatrix(r, typ, 1, blocks*typ.BlockLen())
+				want := make([]float32, w.Cols)
+				quant.Decode(typ, want, w.Data)
+				got := make([]float32, w.Cols+1)
+				got[w.Cols] = 42
+				decode(typ, got[:w.Cols], w.Data, &s)
+				for i, v := range want {
+					if got[i] != v {
+						t.Fatalf("%s: element %d of %d is %g, want %g", typ, i, w.Cols, got[i], v)
+					}
+				}
+				if got[w.Cols] != 42 {
+					t.Fatalf("%s: wrote past %d elements", typ, w.Cols)
+				}
+			}
+		}
+	})
+}
+
+// multiply computes one result of a product in float64, from decoded weights
+// and, for Int8, rounded activations and weights, with the sum of the absolute
+// values of the terms.
+func multiply(w Matrix, mode Compute, row int, x []float32) (sum, abs float64) {
+	var s scratch
+	weights := make([]float32, w.Cols)
+	src := w.Data[row*w.Type.RowSize(w.Cols):][:w.Type.RowSize(w.Cols)]
+	decode(w.Type, weights, src, &s)
+	if mode == Int8 {
+		x = roundTrip(x)
+		if forms[w.Type].unpack == nil {
+			weights = roundTrip(weights)
+		}
+	}
+	for i, v := range x {
+		p := float64(v) * float64(weights[i])
+		sum += p
+		abs += math.Abs(p)
+	}
+	// What a type with offsets adds and takes away again counts too.
+	return sum, abs
+}
+
+func roundTrip(x []float32) []float32 {
+	groups := (len(x) + 31) / 32
+	q, scales, sums := make([]byte, groups*32), make([]float32, groups), make([]int32, groups*2)
+	quantizeRowGo(q, scales, sums, x)
+	out := make([]float32, len(x))
+	for i := range out {
+		out[i] = scales[i/32] * float32(int8(q[i]))
+	}
+	return out
+}
+
+func TestMatMul(t *testing.T) {
+	pool := NewPool(3)
+	defer pool.Close()
+	eachCPU(t, func(t *testing.T) {
+		var ws Workspace
+		for _, typ := range weightTypes() {
+			if !canDecode(typ) {
+				continue
+			}
+			widths := []int{typ.BlockLen(), 3 * typ.BlockLen(), 5 * typ.BlockLen()}
+			if typ.BlockLen() == 1 {
+				widths = []int{1, 31, 32, 33, 257, 700}
+			}
+			for _, cols := range widths {
+				for _, n := range []int{1, 2, few - 1, few, 33, 70} {
+					r := rand.New(rand.NewPCG(uint64(cols), uint64(n)))
+					a, b := randomMatrix(r, typ, 21, cols), randomMatrix(r, typ, 8, cols)
+					x := randomFloats(r, n*cols)
+					for _, mode := range []Compute{Exact, Int8} {
+						outA, outB := randomFloats(r, n*a.Rows+1), randomFloats(r, n*b.Rows+1)
+						guardA, guardB := outA[n*a.Rows], outB[n*b.Rows]
+						MatMul(pool, &ws, mode, x, n, Product{a, outA}, Product{b, outB})
+						compare(t, mode, a, outA, x, n)
+						compare(t, mode, b, outB, x, n)
+						if outA[n*a.Rows] != guardA || outB[n*b.Rows] != guardB {
+							t.Fatalf("%s: wrote past the result", typ)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func compare(t *testing.T, mode Compute, w Matrix, out, x []float32, n int) {
+	t.Helper()
+	budget := budgetExact
+	if mode == Int8 {
+		budget = budgetInt8
+	}
+	for i := range n {
+		for row := range w.Rows {
+			want, abs := multiply(w, mode, row, x[i*w.Cols:][:w.Cols])
+			scale := abs + offsetTerms(w, row, x[i*w.Cols:][:w.Cols], mode)
+			if got := float64(out[i*w.Rows+row]); !(math.Abs(got-want) <= budget*scale) {
+				t.Fatalf("%s %s (%d, %d) x %d tokens: token %d row %d is %g, want %g, off by %.2g of the terms' sum",
+					mode, w.Type, w.Rows, w.Cols, n, i, row, got, want, math.Abs(got-want)/scale)
+			}
+		}
+	}
+}
+
+// offsetTerms returns the sum of the absolute terms that cancel in integer
+// products: zero and offset times the groups' sums.
+func offsetTerms(w Matrix, row int, x []float32, mode Compute) (abs float64) {
+	if mode == Exact {
+		return 0
+	}
+	var s scratch
+	groups := (w.Cols + 31) / 32
+	u, scale, offset := make([]byte, groups*32), make([]float32, groups*2), make([]float32, groups*2)
+	size := w.Type.RowSize(w.Cols)
+	f := &forms[w.Type]
+	unpack(w.Type, u, scale, offset, w.Data[row*size:][:size], &s)
+	rounded := roundTrip(x)
+	for g := range groups * 32 / f.group {
+		var sum float64
+		for i := g * f.group; i < min((g+1)*f.group, len(x)); i++ {
+			sum += float64(rounded[i])
+		}
+		abs += math.Abs(sum) * (math.Abs(float64(scale[g]))*float64(int(1)<<f.shift&0xff) + math.Abs(float64(offset[g])))
+	}
+	return abs
+}
+
+func TestMatMulNonFinite(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	eachCPU(t, func(t *testing.T) {
+		var ws Workspace
+		r := rand.New(rand.NewPCG(5, 6))
+		for _, mode := range []Compute{Exact, Int8} {
+			for _, n := range []int{1, 40} {
+				for _, bad := range []float32{inf, -inf, nan} {
+					w := randomMatrix(r, quant.F16, 16, 96)
+					x := randomFloats(r, n*96)
+					x[(n-1)*96+50] = bad
+					out := make([]float32, n*16)
+					MatMul(nil, &ws, mode, x, n, Product{w, out})
+					for i, v := range out {
+						if finite := v-v == 0; finite != (i/16 != n-1) {
+							t.Fatalf("%s: %g among the activations of the last of %d tokens: token %d has result %g", mode, bad, n, i/16, v)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestMatMulAllocates(t *testing.T) {
+	pool := NewPool(2)
+	defer pool.Close()
+	var ws Workspace
+	r := rand.New(rand.NewPCG(7, 8))
+	w := randomMatrix(r, quant.Q4_0, 64, 256)
+	for _, n := range []int{1, 64} {
+		x, out := randomFloats(r, n*256), make([]float32, n*64)
+		for _, mode := range []Compute{Exact, Int8} {
+			if a := testing.AllocsPerRun(10, func() { MatMul(pool, &ws, mode, x, n, Product{w, out}) }); a >= 1 {
+				t.Errorf("%s, %d tokens: %g allocations per call", mode, n, a)
+			}
+		}
+	}
+}
+
+func TestPool(t *testing.T) {
+	for _, threads := range []int{1, 2, 5} {
+		p := NewPool(threads)
+		for items := range 40 {
+			seen := make([]int, items)
+			p.Run(items, func(worker, item int) {
+				if worker < 0 || worker >= threads {
+					panic(fmt.Sprint("worker ", worker))
+				}
+				seen[item]++
+			})
+			for i, n := range seen {
+				if n != 1 {
+					t.Fatalf("%d threads: item %d of %d ran %d times", threads, i, items, n)
+				}
+			}
+		}
+		p.Close()
+		p.Close()
+	}
+}

@@ -1,0 +1,61 @@
+package kernels
+
+import "github.com/smeltgguf/smelt/quant"
+
+func gemmF32(c, a []float32, rs, ks int, b []float32, depth, rows int) {
+	gemmF32Go(c, a, rs, ks, b, depth, rows)
+}
+
+func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
+	gemmInt8Go(f, c, u, scale, offset, acts, groups)
+}
+
+func transpose16(dst []float32, ds int, src []float32, ss int) { transpose16Go(dst, ds, src, ss) }
+
+func interleave(dst, src []byte, stride int) { interleaveGo(dst, src, stride) }
+
+func quantizeRow(values []byte, scales []float32, sums []int32, x []float32) {
+	quantizeRowGo(values, scales, sums, x)
+}
+
+func dotF32(x, y []float32) float32 { return dotF32Go(x, y) }
+
+func dotF16(row []byte, x []float32) float32 { return dotF16Go(row, x) }
+
+func dotBF16(row []byte, x []float32) float32 { return dotBF16Go(row, x) }
+
+func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
+	return dotGroupsGo(group, u, scale, values, scales, groups)
+}
+
+func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
+	expandGo(f, dst, u, scale, offset)
+}
+
+func halfRow(dst []float32, src []byte) { halfRowGo(dst, src) }
+
+func bfloatRow(dst []float32, src []byte) { bfloatRowGo(dst, src) }
+
+func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
+
+func mulScale(out, x, weight []float32, s float32) { mulScaleGo(out, x, weight, s) }
+
+func sumSquares(x []float32) float64 { return sumSquaresGo(x) }
+
+func expSum(dst, x []float32, top float32) float64 { return expSumGo(dst, x, top) }
+
+func maximum(x []float32) float32 { return maximumGo(x) }
+
+func siluMul(out, gate, up []float32) { siluMulGo(out, gate, up) }
+
+func gelu(out, x []float32) { geluGo(out, x) }
+
+func softcap(x []float32, limit float32) { softcapGo(x, limit) }
+
+func scaleAdd(dst, x []float32, s float32) { scaleAddGo(dst, x, s) }
+
+func toHalf(dst []uint16, x []float32) { toHalfGo(dst, x) }
+
+func fromHalf(dst []float32, x []uint16) { fromHalfGo(dst, x) }
+
+func softmaxLanes(s []float32, sink, sums *[lanes]float32) { softmaxLanesGo(s, sink, sums) }
