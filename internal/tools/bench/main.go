@@ -1,0 +1,168 @@
+// Command bench times our binaries against llama.cpp and cp on the same files,
+// in turn (A B A B ...), and prints medians and ratios: what docs/performance.md
+// quotes. The model is generated; both it and the outputs belong on a tmpfs,
+// because disks of shared machines vary by a multiple from run to run.
+//
+//	go run ./internal/tools/bench -dir /dev/shm/smelt-bench -runs 3 -only quantize -types q8_0,q4_k_m
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// cost is what one run of a command took.
+type cost struct {
+	wall, cpu float64 // seconds
+	rss       int64   // bytes, the largest of any process of the run
+	out       []byte
+}
+
+func run(args ...string) cost {
+	cmd := exec.Command(args[0], args[1:]...)
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		fatal("%s: %v\n%s", strings.Join(args, " "), err, stderr.Bytes())
+	}
+	c := cost{wall: time.Since(start).Seconds(), out: out.Bytes()}
+	c.cpu = cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds()
+	c.rss = maxRSS(cmd.ProcessState)
+	return c
+}
+
+func fatal(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	os.Exit(1)
+}
+
+// pair runs two commands in turn after one uncounted run of each.
+func pair(runs int, a, b func() cost) (as, bs []cost) {
+	a()
+	b()
+	for range runs {
+		as = append(as, a())
+		bs = append(bs, b())
+	}
+	return as, bs
+}
+
+func median(cs []cost, f func(cost) float64) float64 {
+	var x []float64
+	for _, c := range cs {
+		x = append(x, f(c))
+	}
+	slices.Sort(x)
+	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
+func wall(c cost) float64 { return c.wall }
+func cpu(c cost) float64  { return c.cpu }
+func mib(c cost) float64  { return float64(c.rss) / (1 << 20) }
+
+// row prints one comparison; the ratios say how many times as fast we are.
+func row(what string, ours, theirs []cost) {
+	fmt.Printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.0f |\n", what,
+		median(ours, wall), median(theirs, wall), median(theirs, wall)/median(ours, wall),
+		median(ours, cpu), median(theirs, cpu), median(theirs, cpu)/median(ours, cpu), median(ours, mib))
+}
+
+func main() {
+	dir := flag.String("dir", "/dev/shm/smelt-bench", "where model and outputs go")
+	shape := flag.String("shape", "llama-1.1b", "shape of the generated model")
+	runs := flag.Int("runs", 3, "counted runs of each command")
+	only := flag.String("only", "convert,quantize,verify,bench", "what to measure")
+	types := flag.String("types", "q8_0,q4_0,q4_k_m,q6_k", "types to quantize to")
+	imatrix := flag.String("imatrix", "", "importance matrix for quantize")
+	bin := flag.String("bin", "bin", "where our binaries are")
+	peer := flag.String("peer", peerScript(), "llamacpp.py, for the comparisons with llama.cpp")
+	keep := flag.Bool("keep", false, "leave the files where they are")
+	flag.Parse()
+
+	if err := os.MkdirAll(*dir, 0o755); err != nil {
+		fatal("%v", err)
+	}
+	if !*keep {
+		defer os.RemoveAll(*dir)
+	}
+	path := func(name string) string { return filepath.Join(*dir, name) }
+	ours := func(name string, args ...string) func() cost {
+		return func() cost { return run(append([]string{filepath.Join(*bin, name)}, args...)...) }
+	}
+	if _, err := os.Stat(path("hf")); err != nil {
+		run("go", "run", "./internal/tools/genmodel", "-shape", *shape, "-out", path("hf"))
+	}
+	havePeer := *peer != ""
+	if !havePeer {
+		fmt.Fprintln(os.Stderr, "skipped: comparisons with llama.cpp: SMELT_SHARED names no folder with peer/llamacpp.py")
+	}
+	f16 := path("f16.gguf")
+	ours("convert", "--in", path("hf"), "--out", f16, "--outtype", "f16", "--force", "--quiet")()
+
+	fmt.Println("| what | ours, s | theirs, s | times as fast | ours, CPU s | theirs, CPU s | times as fast | ours, MiB |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- |")
+	for _, what := range strings.Split(*only, ",") {
+		switch what {
+		case "convert":
+			a, b := pair(*runs, ours("convert", "--in", path("hf"), "--out", path("out.gguf"), "--outtype", "f16", "--force", "--quiet"),
+				func() cost { return run("cp", f16, path("copy.gguf")) })
+			row("convert BF16 to F16, against cp of the result", a, b)
+			os.Remove(path("copy.gguf"))
+		case "quantize":
+			for _, t := range strings.Split(*types, ",") {
+				args := []string{"-q", t, f16, path("out.gguf"), "--force", "--quiet"}
+				theirs := []string{"python3", *peer, "quantize", f16, path("theirs.gguf"), strings.ToUpper(t)}
+				if *imatrix != "" {
+					args, theirs = append(args, "--imatrix", *imatrix), append(theirs, "--imatrix", *imatrix)
+				}
+				if !havePeer {
+					a := ours("quantize", args...)()
+					row("quantize to "+t, []cost{a}, []cost{a})
+					continue
+				}
+				a, b := pair(*runs, ours("quantize", args...), func() cost { return run(theirs...) })
+				row("quantize to "+t, a, b)
+				os.Remove(path("theirs.gguf"))
+			}
+		case "verify":
+			text := path("text.txt")
+			words := strings.Repeat("The quick brown fox jumps over the lazy dog and runs away. ", 400)
+			if err := os.WriteFile(text, []byte(words), 0o644); err != nil {
+				fatal("%v", err)
+			}
+			for _, c := range []string{"exact", "int8"} {
+				r := ours("verify", "--model", f16, "--text", text, "--chunks", "2", "--compute", c, "--json", "--quiet")()
+				var v struct {
+					Tokens  float64
+					Seconds float64
+				}
+				if err := json.Unmarshal(r.out, &v); err != nil {
+					fatal("verify: %v", err)
+				}
+				fmt.Printf("\nverify F16, %s: %.1f tokens/s, %.0f MiB\n", c, v.Tokens/v.Seconds, mib(r))
+			}
+		}
+	}
+}
+
+// peerScript finds llamacpp.py as the peer tests do.
+func peerScript() string {
+	dir := os.Getenv("SMELT_SHARED")
+	if dir == "" {
+		dir = filepath.Join("..", "shared")
+	}
+	p := filepath.Join(dir, "peer", "llamacpp.py")
+	if _, err := os.Stat(p); err != nil {
+		return ""
+	}
+	return p
+}
