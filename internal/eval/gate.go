@@ -69,6 +69,12 @@ func (g Gate) Validate() error {
 	return nil
 }
 
+// NeedsBase reports whether the gate's figure compares with a base.
+func (g Gate) NeedsBase() bool {
+	_, alone := (&Figures{}).Figure(g.Figure)
+	return !alone
+}
+
 // String gives the gate as a condition: "mean_kld <= 0.05".
 func (g Gate) String() string {
 	op := "<="
