@@ -9,10 +9,6 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
-	"strconv"
-	"time"
-
-	"github.com/edsrzf/mmap-go"
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/quant"
@@ -66,36 +62,27 @@ type File struct {
 	Tensors  []*Tensor // of all parts, in order
 
 	parts  []*part
-	files  []openFile
 	byName map[string]*Tensor
 }
 
-// openFile is a part that Open opened, with what tells whether it has changed.
-type openFile struct {
-	f       *os.File
-	size    int64
-	modTime time.Time
-	mapped  mmap.MMap
-}
-
-// Open opens the model that path is a part of. Only regular files are read.
+// Open opens the model that path is a part of: given any part of a split model,
+// it finds the others by their names. Only regular files are read.
 func Open(path string) (*File, error) {
-	f := &File{}
-	p, err := f.openPart(path)
+	p, err := openPart(path)
 	if err != nil {
-		f.Close()
 		return nil, err
 	}
-	if err := f.addSplits(path, p); err != nil {
-		f.Close()
-		return nil, err
+	f := &File{parts: []*part{p}}
+	if err := f.addSplits(path); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	f.collect()
 	return f, nil
 }
 
-func (f *File) openPart(path string) (*part, error) {
-	fi, err := os.Stat(path)
+// openPart opens and reads one file.
+func openPart(path string) (*part, error) {
+	fi, err := os.Stat(path) // before it is opened: opening a pipe would wait for a writer
 	if err != nil {
 		return nil, pathError(path, err)
 	}
@@ -106,8 +93,17 @@ func (f *File) openPart(path string) (*part, error) {
 	if err != nil {
 		return nil, pathError(path, err)
 	}
-	f.files = append(f.files, openFile{f: file, size: fi.Size(), modTime: fi.ModTime()})
-	return readPart(file, fi.Size(), path)
+	if fi, err = file.Stat(); err != nil {
+		file.Close()
+		return nil, pathError(path, err)
+	}
+	p, err := readPart(file, fi.Size(), path)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	p.file, p.modTime = file, fi.ModTime()
+	return p, nil
 }
 
 // NewFile reads a model that is not split from r; name is for messages.
@@ -139,7 +135,8 @@ func (f *File) collect() {
 			f.byName[t.Name] = t
 		}
 	}
-	if len(f.parts) > 1 {
+	// A count of 0 is what llama-gguf-split leaves in a merged file: no split.
+	if n, err := f.Metadata.Uint(keySplitCount); err == nil && n > 0 {
 		f.Metadata = f.Metadata.Clone()
 		for _, k := range splitKeys {
 			f.Metadata.Delete(k)
@@ -181,26 +178,32 @@ func (f *File) Trailing() int64 {
 // Close closes the files. What Bytes returned is gone.
 func (f *File) Close() error {
 	var errs []error
-	for _, o := range f.files {
-		if o.mapped != nil {
-			errs = append(errs, o.mapped.Unmap())
+	for _, p := range f.parts {
+		if p.file == nil {
+			continue
 		}
-		errs = append(errs, o.f.Close())
+		if p.mapped != nil {
+			errs = append(errs, unmapFile(p.mapped))
+		}
+		errs = append(errs, p.file.Close())
 	}
-	f.files = nil
+	f.parts = nil
 	return errors.Join(errs...)
 }
 
 // Changed returns an error if a file's size or time is no longer what it was
 // when the file was opened.
 func (f *File) Changed() error {
-	for i, o := range f.files {
-		fi, err := o.f.Stat()
-		if err == nil && (fi.Size() != o.size || !fi.ModTime().Equal(o.modTime)) {
+	for _, p := range f.parts {
+		if p.file == nil {
+			continue
+		}
+		fi, err := p.file.Stat()
+		if err == nil && (fi.Size() != p.size || !fi.ModTime().Equal(p.modTime)) {
 			err = errChanged
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.parts[i].name, err)
+			return pathError(p.name, err)
 		}
 	}
 	return nil
@@ -235,30 +238,33 @@ func (r *Rows) ReadRows(dst []byte, first, n int) error {
 		return nil
 	}
 	if err == io.EOF {
-		return formats.Malformedf(p.name, off+int64(k), "tensor %s: %v", formats.Quote(r.t.Name), errChanged)
+		err = errChanged
+	} else {
+		err = fmt.Errorf("read error at %d: %w", off+int64(k), cause(err))
 	}
-	return formats.Malformedf(p.name, off+int64(k), "tensor %s: read error: %v", formats.Quote(r.t.Name), err)
+	return fmt.Errorf("%s: tensor %s: %w", p.name, formats.Quote(r.t.Name), err)
 }
 
 // Map maps the files into memory, for Bytes. A model from NewFile is read into
 // memory instead.
 func (f *File) Map() error {
-	for i, p := range f.parts {
+	for _, p := range f.parts {
 		if p.mapped != nil {
 			continue
 		}
-		if len(f.files) == 0 {
-			p.mapped = make([]byte, p.size)
-			if _, err := io.ReadFull(io.NewSectionReader(p.r, 0, p.size), p.mapped); err != nil {
-				return formats.Malformedf(p.name, -1, "read error: %v", err)
+		if p.file == nil {
+			b := make([]byte, p.size)
+			if _, err := p.r.ReadAt(b, 0); err != nil && err != io.EOF {
+				return fmt.Errorf("%s: read error: %w", p.name, cause(err))
 			}
+			p.mapped = b
 			continue
 		}
-		m, err := mmap.Map(f.files[i].f, mmap.RDONLY, 0)
+		b, err := mapFile(p.file, p.size)
 		if err != nil {
 			return fmt.Errorf("%s: cannot map the file: %w", p.name, err)
 		}
-		f.files[i].mapped, p.mapped = m, m
+		p.mapped = b
 	}
 	return nil
 }
@@ -287,12 +293,13 @@ func Guard(fn func() error) (err error) {
 	return fn()
 }
 
-func pathError(path string, err error) error {
+func pathError(path string, err error) error { return fmt.Errorf("%s: %w", path, cause(err)) }
+
+// cause leaves the operation and the path out of an error of package os.
+func cause(err error) error {
 	var pe *os.PathError
 	if errors.As(err, &pe) {
-		err = pe.Err
+		return pe.Err
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	return err
 }
-
-func itoa(i int) string { return strconv.Itoa(i) }

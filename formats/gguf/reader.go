@@ -3,10 +3,15 @@ package gguf
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/bits"
+	"os"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/smeltgguf/smelt/formats"
@@ -15,7 +20,12 @@ import (
 
 // Limits that no real file comes near; they keep hostile ones cheap.
 const (
-	maxKeys       = 1 << 16 // real files have fewer than a hundred
+	maxKeys     = 1 << 16 // real files have fewer than a hundred
+	maxTensors  = 1 << 16 // real files have a few thousand at most
+	maxMetadata = 1 << 28 // bytes before the tensor data; real files have 30 MB at most
+)
+
+const (
 	maxKeyLen     = 1<<16 - 1
 	maxNameLen    = 1<<16 - 1
 	maxDims       = 4
@@ -37,16 +47,22 @@ type part struct {
 	tensors    []*Tensor
 	dataOffset int64
 	trailing   int64
-	mapped     []byte
+
+	file    *os.File // nil where NewFile was given a reader
+	modTime time.Time
+	mapped  []byte
 }
+
+// chunk is how many bytes of a long item are read at a time.
+const chunk = 1 << 16
 
 // decoder reads a part's metadata front to back.
 type decoder struct {
 	name string
-	r    *bufio.Reader
+	r    *bufio.Reader // of chunk bytes
 	pos  int64
 	size int64
-	buf  [8]byte
+	text arena
 }
 
 func (d *decoder) remaining() uint64 { return uint64(d.size - d.pos) }
@@ -55,98 +71,123 @@ func (d *decoder) bad(format string, args ...any) error {
 	return formats.Malformedf(d.name, d.pos, format, args...)
 }
 
-// truncated is the error for an item that the rest of the file cannot hold.
-func (d *decoder) truncated(where string, err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return d.bad("truncated in %s", where)
+// next returns the next n bytes, at most chunk, which are good until the next
+// call.
+func (d *decoder) next(n int, where string) ([]byte, error) {
+	if uint64(n) > d.remaining() {
+		return nil, d.bad("truncated in %s", where)
 	}
-	return formats.Malformedf(d.name, d.pos, "read error in %s: %v", where, err)
+	if err := d.afford(uint64(n)); err != nil {
+		return nil, err
+	}
+	b, err := d.r.Peek(n)
+	if err == io.EOF {
+		return nil, fmt.Errorf("%s: %w", d.name, errChanged)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: read error at %d, in %s: %w", d.name, d.pos, where, cause(err))
+	}
+	d.pos += int64(n)
+	_, err = d.r.Discard(n)
+	return b, err
 }
 
-func (d *decoder) bytes(b []byte, where string) error {
-	if uint64(len(b)) > d.remaining() {
-		return d.bad("truncated in %s", where)
-	}
-	n, err := io.ReadFull(d.r, b)
-	d.pos += int64(n)
-	if err != nil {
-		return d.truncated(where, err)
+// afford holds n more bytes against the bound on the metadata.
+func (d *decoder) afford(n uint64) error {
+	if uint64(d.pos)+n > maxMetadata {
+		return formats.Unsupportedf(d.name, d.pos, "metadata of more than %d MiB", maxMetadata>>20)
 	}
 	return nil
 }
 
 func (d *decoder) u32(where string) (uint32, error) {
-	err := d.bytes(d.buf[:4], where)
-	return binary.LittleEndian.Uint32(d.buf[:]), err
-}
-
-func (d *decoder) u64(where string) (uint64, error) {
-	err := d.bytes(d.buf[:8], where)
-	return binary.LittleEndian.Uint64(d.buf[:]), err
-}
-
-// length reads the length of a string and holds it against what remains.
-func (d *decoder) length(where string) (int, error) {
-	n, err := d.u64(where)
+	b, err := d.next(4, where)
 	if err != nil {
 		return 0, err
 	}
+	return binary.LittleEndian.Uint32(b), nil
+}
+
+func (d *decoder) u64(where string) (uint64, error) {
+	b, err := d.next(8, where)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}
+
+// string reads a string of at most limit bytes. Any bytes will do: in
+// vocabularies they need not be UTF-8.
+func (d *decoder) string(where string, limit uint64) (string, error) {
+	n, err := d.u64(where)
+	if err != nil {
+		return "", err
+	}
 	if n > d.remaining() {
-		return 0, d.bad("%s: string length %d > remaining %d", where, n, d.remaining())
-	}
-	return int(n), nil
-}
-
-// string reads a string value. Vocabularies may hold any bytes, so UTF-8 is not
-// asked for.
-func (d *decoder) string(where string) (string, error) {
-	n, err := d.length(where)
-	if err != nil {
-		return "", err
-	}
-	b := make([]byte, n)
-	if err := d.bytes(b, where); err != nil {
-		return "", err
-	}
-	return string(b), nil
-}
-
-// identifier reads a key or tensor name: short, UTF-8, without NUL, not empty.
-func (d *decoder) identifier(where string, limit int) (string, error) {
-	at := d.pos
-	n, err := d.length(where)
-	if err != nil {
-		return "", err
+		return "", d.bad("%s: string length %d > remaining %d", where, n, d.remaining())
 	}
 	if n > limit {
 		return "", d.bad("%s: length %d > %d", where, n, limit)
 	}
-	b := make([]byte, n)
-	if err := d.bytes(b, where); err != nil {
+	if err := d.afford(n); err != nil {
 		return "", err
 	}
-	s := string(b)
-	fail := func(format string, args ...any) (string, error) {
-		return "", formats.Malformedf(d.name, at, format, args...)
+	d.text.grow(int(n))
+	for left := int(n); left > 0; {
+		b, err := d.next(min(left, chunk), where)
+		if err != nil {
+			return "", err
+		}
+		d.text.Write(b)
+		left -= len(b)
 	}
-	switch i := strings.IndexByte(s, 0); {
-	case s == "":
-		return fail("%s: empty name", where)
-	case i >= 0:
-		return fail("%s: name has NUL at %d", where, i)
-	case !utf8.ValidString(s):
-		return fail("%s: name %s is not UTF-8", where, formats.Quote(s))
+	return d.text.String()[d.text.Len()-int(n):], nil
+}
+
+// arena holds the texts of many strings in few pieces of memory.
+type arena struct{ strings.Builder }
+
+// grow makes room for n bytes in one piece.
+func (a *arena) grow(n int) {
+	if a.Cap()-a.Len() < n {
+		a.Builder = strings.Builder{}
+		a.Grow(max(n, chunk))
+	}
+}
+
+// identifier reads a key or tensor name.
+func (d *decoder) identifier(where string, limit uint64) (string, error) {
+	at := d.pos
+	s, err := d.string(where, limit)
+	if err != nil {
+		return "", err
+	}
+	if err := checkName(s); err != nil {
+		return "", formats.Malformedf(d.name, at, "%s: %v", where, err)
 	}
 	return s, nil
 }
 
+// checkName refuses what is no name of a key or tensor.
+func checkName(s string) error {
+	switch i := strings.IndexByte(s, 0); {
+	case s == "":
+		return errors.New("empty name")
+	case i >= 0:
+		return fmt.Errorf("name has NUL at %d", i)
+	case !utf8.ValidString(s):
+		return fmt.Errorf("name %s is not UTF-8", formats.Quote(s))
+	}
+	return nil
+}
+
 // readPart reads the metadata of one file.
 func readPart(r io.ReaderAt, size int64, name string) (*part, error) {
-	d := &decoder{name: name, r: bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 1<<16), size: size}
+	d := &decoder{name: name, r: bufio.NewReaderSize(io.NewSectionReader(r, 0, size), chunk), size: size}
 	p := &part{name: name, r: r, size: size, meta: NewMetadata()}
-	var head [headerSize]byte
 	n := int(min(size, headerSize))
-	if err := d.bytes(head[:n], "header"); err != nil {
+	head, err := d.next(n, "header")
+	if err != nil {
 		return nil, err
 	}
 	if n >= 4 && string(head[:4]) != "GGUF" {
@@ -175,6 +216,9 @@ func readPart(r io.ReaderAt, size int64, name string) (*part, error) {
 	if nKeys > maxKeys {
 		return nil, formats.Unsupportedf(name, 16, "n_kv %d: more than %d keys", nKeys, maxKeys)
 	}
+	if nTensors > maxTensors {
+		return nil, formats.Unsupportedf(name, 8, "n_tensors %d: more than %d tensors", nTensors, maxTensors)
+	}
 	for i := range nKeys {
 		if err := d.pair(p.meta, int(i)); err != nil {
 			return nil, err
@@ -197,27 +241,19 @@ func alignment(m *Metadata) (uint64, error) {
 		return defaultAlign, nil
 	}
 	a, ok := v.(uint32)
-	if !ok || a == 0 || a&(a-1) != 0 || a > maxAlignment {
-		if ok && a == 0 {
-			return 0, errAlignZero
-		}
-		return 0, alignError{describe(v)}
+	if ok && a == 0 {
+		return 0, errors.New("alignment 0")
+	}
+	if !ok || a&(a-1) != 0 || a > maxAlignment {
+		return 0, fmt.Errorf("alignment must be a u32 power of two <= 1 MiB, got %s", describe(v))
 	}
 	return uint64(a), nil
 }
 
-type alignError struct{ got string }
-
-func (e alignError) Error() string {
-	return "alignment must be a u32 power of two <= 1 MiB, got " + e.got
-}
-
-var errAlignZero = alignError{"alignment 0"}
-
 // pair reads key number i and its value.
 func (d *decoder) pair(m *Metadata, i int) error {
 	at := d.pos
-	key, err := d.identifier("key "+itoa(i), maxKeyLen)
+	key, err := d.identifier("key "+strconv.Itoa(i), maxKeyLen)
 	if err != nil {
 		return err
 	}
@@ -243,12 +279,12 @@ func (d *decoder) pair(m *Metadata, i int) error {
 func (d *decoder) value(typ uint32, where string) (any, error) {
 	switch typ {
 	case typeString:
-		return d.string(where)
+		return d.string(where, math.MaxUint64)
 	case typeArray:
 		return d.array(where)
 	}
-	b := d.buf[:typeSizes[typ]]
-	if err := d.bytes(b, where); err != nil {
+	b, err := d.next(typeSizes[typ], where)
+	if err != nil {
 		return nil, err
 	}
 	switch typ {
@@ -302,76 +338,70 @@ func (d *decoder) array(where string) (any, error) {
 	if count > d.remaining()/size {
 		return nil, d.bad("%s: array count %d > remaining %d bytes", where, count, d.remaining())
 	}
+	if err := d.afford(count * size); err != nil {
+		return nil, err
+	}
 	n := int(count)
 	switch elem {
 	case typeString:
-		return d.strings(n, where)
+		out := make([]string, n)
+		for i := range out {
+			if out[i], err = d.string(where, math.MaxUint64); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
 	case typeUint8:
-		return scalars(d, n, 1, where, func(b []byte) uint8 { return b[0] })
+		return scalars[uint8](d, n, where)
 	case typeInt8:
-		return scalars(d, n, 1, where, func(b []byte) int8 { return int8(b[0]) })
+		return scalars[int8](d, n, where)
 	case typeUint16:
-		return scalars(d, n, 2, where, binary.LittleEndian.Uint16)
+		return scalars[uint16](d, n, where)
 	case typeInt16:
-		return scalars(d, n, 2, where, func(b []byte) int16 { return int16(binary.LittleEndian.Uint16(b)) })
+		return scalars[int16](d, n, where)
 	case typeUint32:
-		return scalars(d, n, 4, where, binary.LittleEndian.Uint32)
+		return scalars[uint32](d, n, where)
 	case typeInt32:
-		return scalars(d, n, 4, where, func(b []byte) int32 { return int32(binary.LittleEndian.Uint32(b)) })
+		return scalars[int32](d, n, where)
 	case typeFloat32:
-		return scalars(d, n, 4, where, func(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) })
+		return scalars[float32](d, n, where)
 	case typeUint64:
-		return scalars(d, n, 8, where, binary.LittleEndian.Uint64)
+		return scalars[uint64](d, n, where)
 	case typeInt64:
-		return scalars(d, n, 8, where, func(b []byte) int64 { return int64(binary.LittleEndian.Uint64(b)) })
+		return scalars[int64](d, n, where)
 	case typeFloat64:
-		return scalars(d, n, 8, where, func(b []byte) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b)) })
+		return scalars[float64](d, n, where)
 	default: // typeBool
-		return scalars(d, n, 1, where, func(b []byte) bool { return b[0] != 0 })
-	}
-}
-
-// scalars reads n elements of size bytes in pieces, so that a count that lies
-// within the file's size costs no more than what is really there.
-func scalars[T any](d *decoder, n, size int, where string, get func([]byte) T) ([]T, error) {
-	out := make([]T, 0, min(n, 1<<16))
-	var buf [4096]byte
-	for len(out) < n {
-		k := min(n-len(out), len(buf)/size)
-		if err := d.bytes(buf[:k*size], where); err != nil {
-			return nil, err
-		}
-		for i := range k {
-			out = append(out, get(buf[i*size:]))
-		}
-	}
-	return out, nil
-}
-
-// strings reads n strings into one piece of memory.
-func (d *decoder) strings(n int, where string) ([]string, error) {
-	var text strings.Builder
-	ends := make([]int, 0, min(n, 1<<16))
-	var buf [4096]byte
-	for range n {
-		k, err := d.length(where)
+		b, err := scalars[uint8](d, n, where)
 		if err != nil {
 			return nil, err
 		}
-		for k > 0 {
-			b := buf[:min(k, len(buf))]
-			if err := d.bytes(b, where); err != nil {
-				return nil, err
+		out := make([]bool, n)
+		for i, v := range b {
+			if v > 1 {
+				return nil, d.bad("%s: bool of value %d", where, v)
 			}
-			text.Write(b)
-			k -= len(b)
+			out[i] = v == 1
 		}
-		ends = append(ends, text.Len())
+		return out, nil
 	}
-	all, out, start := text.String(), make([]string, n), 0
-	for i, end := range ends {
-		out[i] = all[start:end]
-		start = end
+}
+
+// scalars reads n elements, which the caller has found to be in the file.
+func scalars[T any](d *decoder, n int, where string) ([]T, error) {
+	out := make([]T, n)
+	var one T
+	size := binary.Size(one)
+	for rest := out; len(rest) > 0; {
+		k := min(len(rest), chunk/size)
+		b, err := d.next(k*size, where)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := binary.Decode(b, binary.LittleEndian, rest[:k]); err != nil {
+			return nil, err
+		}
+		rest = rest[k:]
 	}
 	return out, nil
 }
@@ -379,12 +409,12 @@ func (d *decoder) strings(n int, where string) ([]string, error) {
 // tensors reads the tensor infos and checks that the data they describe lies
 // in the file one after the other, without holes.
 func (d *decoder) tensors(p *part, n int, align uint64) error {
-	p.tensors = make([]*Tensor, 0, min(n, 1<<16))
-	seen := make(map[string]bool, min(n, 1<<16))
-	at := make([]int64, 0, min(n, 1<<16)) // where each info stands, for messages
+	p.tensors = make([]*Tensor, 0, n)
+	seen := make(map[string]bool, n)
+	at := make([]int64, 0, n) // where each info stands, for messages
 	for i := range n {
 		pos := d.pos
-		where := "tensor info " + itoa(i)
+		where := "tensor info " + strconv.Itoa(i)
 		name, err := d.identifier(where, maxNameLen)
 		if err != nil {
 			return err
@@ -427,16 +457,10 @@ func (d *decoder) tensor(t *Tensor, where string) error {
 		return d.bad("tensor %s: n_dims %d > %d", q, nDims, maxDims)
 	}
 	t.Dims = make([]uint64, nDims)
-	elems := uint64(1) // as if a dimension of 0 were 1, so that partial products fit too
 	for i := range t.Dims {
 		if t.Dims[i], err = d.u64(where); err != nil {
 			return err
 		}
-		hi, lo := bits.Mul64(elems, max(1, t.Dims[i]))
-		if hi != 0 || lo > 1<<62 {
-			return d.bad("tensor %s: element count overflows", q)
-		}
-		elems = lo
 	}
 	typ, err := d.u32(where)
 	if err != nil {
@@ -449,11 +473,29 @@ func (d *decoder) tensor(t *Tensor, where string) error {
 	if !t.Type.Valid() {
 		return formats.Unsupportedf(d.name, d.pos, "tensor %s: unknown type %d", q, int32(typ))
 	}
-	if row := uint64(t.RowLen()); row%uint64(t.Type.BlockLen()) != 0 {
-		return d.bad("tensor %s: row %d not a multiple of %d (%s)", q, row, t.Type.BlockLen(), t.Type)
+	if err := t.checkShape(); err != nil {
+		return d.bad("tensor %s: %v", q, err)
 	}
-	if hi, lo := bits.Mul64(elems/uint64(t.Type.BlockLen()), uint64(t.Type.BlockSize())); hi != 0 || lo > 1<<62 {
-		return d.bad("tensor %s: data size overflows", q)
+	return nil
+}
+
+// checkShape refuses shapes of which Elems, Size, RowLen or Rows would not be
+// right. The type is valid.
+func (t *Tensor) checkShape() error {
+	elems := uint64(1) // as if a dimension of 0 were 1, so that partial products fit too
+	for _, n := range t.Dims {
+		hi, lo := bits.Mul64(elems, max(1, n))
+		if hi != 0 || lo > 1<<62 {
+			return errors.New("element count overflows")
+		}
+		elems = lo
+	}
+	block := uint64(t.Type.BlockLen())
+	if row := uint64(t.RowLen()); row%block != 0 {
+		return fmt.Errorf("row %d not a multiple of %d (%s)", row, block, t.Type)
+	}
+	if hi, lo := bits.Mul64(elems/block, uint64(t.Type.BlockSize())); hi != 0 || lo > 1<<62 {
+		return errors.New("data size overflows")
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package gguf
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -73,16 +75,13 @@ func splitOf(p *part) (splitInfo, error) {
 	return s, nil
 }
 
-// addSplits opens the other parts of the model whose part p path names, and
+// addSplits opens the other parts of the model whose part path names, and
 // checks that they belong together.
-func (f *File) addSplits(path string, p *part) error {
+func (f *File) addSplits(path string) error {
+	p := f.parts[0]
 	s, err := splitOf(p)
-	if err != nil {
+	if err != nil || s.count <= 1 {
 		return err
-	}
-	if s.count <= 1 {
-		f.parts = []*part{p}
-		return nil
 	}
 	prefix, no, count, ok := SplitPrefix(path)
 	if !ok {
@@ -92,19 +91,19 @@ func (f *File) addSplits(path string, p *part) error {
 	if no != s.no || count != s.count {
 		return formats.Malformedf(path, -1, "the name says part %d of %d, the file part %d of %d", no+1, count, s.no+1, s.count)
 	}
-	first := f.files[0]
-	f.files = nil
-	f.parts = make([]*part, s.count)
+	var parts []*part
+	defer func() { f.parts = append(parts, f.parts...) }() // for Close, after an error
 	tensors, seen := 0, map[string]string{}
 	for i := range s.count {
 		q, name := p, SplitName(prefix, i, s.count)
 		if i == s.no {
-			f.files = append(f.files, first)
-		} else if q, err = f.openPart(name); err != nil {
-			f.files = append(f.files, first)
-			return fmt.Errorf("split %d of %d missing: %w", i+1, s.count, err)
+			f.parts = nil
+		} else if q, err = openPart(name); errors.Is(err, fs.ErrNotExist) {
+			return formats.Malformedf(path, -1, "split %d of %d missing: %v", i+1, s.count, err)
+		} else if err != nil {
+			return err
 		}
-		f.parts[i] = q
+		parts = append(parts, q)
 		got, err := splitOf(q)
 		if err != nil {
 			return err
@@ -133,21 +132,29 @@ type SplitOptions struct {
 	MaxSize    int64 // bytes of tensor data per part
 	// NoTensorFirst: the first part holds metadata only.
 	NoTensorFirst bool
+	// Resplit does what llama-gguf-split does in place of llama.cpp's converter:
+	// sizes count the padding, split.count stands last, and a model that fits one
+	// part is part 1 of 1.
+	Resplit bool
 }
 
-// PlanSplit lays out a model as parts. With neither bound reached there is one
-// layout, without split keys; else part i is to be called SplitName(path, i, n).
+// PlanSplit lays out a model as parts, part i of n to be called
+// SplitName(path, i, n); where there is only one, it is an ordinary file
+// without split keys (but see Resplit).
 func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, error) {
 	groups := [][]*Tensor{nil}
 	if opt.NoTensorFirst {
 		groups = append(groups, nil)
 	}
-	size := int64(0)
+	size := uint64(0)
 	for _, t := range tensors {
 		last := len(groups) - 1
-		n := int64(t.Size())
+		n := t.Size()
+		if opt.Resplit {
+			n = pad(n, defaultAlign)
+		}
 		full := opt.MaxTensors > 0 && len(groups[last]) >= opt.MaxTensors ||
-			opt.MaxSize > 0 && size+n > opt.MaxSize
+			opt.MaxSize > 0 && size+n > uint64(opt.MaxSize)
 		if full && len(groups[last]) > 0 {
 			groups = append(groups, nil)
 			last++
@@ -156,7 +163,7 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 		groups[last] = append(groups[last], t)
 		size += n
 	}
-	if len(groups) == 1 {
+	if len(groups) == 1 && !opt.Resplit {
 		l, err := Plan(meta, tensors)
 		if err != nil {
 			return nil, err
@@ -166,6 +173,13 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 	if len(groups) > 1<<16-1 {
 		return nil, fmt.Errorf("%d parts: at most %d", len(groups), 1<<16-1)
 	}
+	seen := make(map[string]bool, len(tensors))
+	for _, t := range tensors {
+		if seen[t.Name] {
+			return nil, fmt.Errorf("duplicate tensor %s", formats.Quote(t.Name))
+		}
+		seen[t.Name] = true
+	}
 	var layouts []*Layout
 	for i, g := range groups {
 		m := NewMetadata()
@@ -174,9 +188,17 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 		} else if a, ok := meta.Get(alignmentKey); ok {
 			m.Set(alignmentKey, a) // every part's own data is aligned to it
 		}
+		for _, k := range splitKeys {
+			m.Delete(k)
+		}
 		m.Set(keySplitNo, uint16(i))
-		m.Set(keySplitCount, uint16(len(groups)))
-		m.Set(keySplitTensors, int32(len(tensors)))
+		if opt.Resplit {
+			m.Set(keySplitTensors, int32(len(tensors)))
+			m.Set(keySplitCount, uint16(len(groups)))
+		} else {
+			m.Set(keySplitCount, uint16(len(groups)))
+			m.Set(keySplitTensors, int32(len(tensors)))
+		}
 		l, err := Plan(m, g)
 		if err != nil {
 			return nil, err

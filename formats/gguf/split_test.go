@@ -33,7 +33,7 @@ func writeSplit(t *testing.T, opt SplitOptions) (dir string, layouts []*Layout) 
 			n++
 		}
 		name := "m.gguf"
-		if len(layouts) > 1 {
+		if len(layouts) > 1 || opt.Resplit {
 			name = SplitName("m.gguf", i, len(layouts))
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
@@ -53,6 +53,8 @@ func TestSplit(t *testing.T) {
 		{"two tensors", SplitOptions{MaxTensors: 2}, "ab|cd"},
 		{"by size", SplitOptions{MaxSize: 120}, "ab|c|d"},
 		{"a tensor larger than the bound", SplitOptions{MaxSize: 50}, "a|b|c|d"},
+		{"as llama-gguf-split", SplitOptions{MaxSize: 127, Resplit: true}, "a|b|c|d"}, // 64 + 96 + 128 + 32 bytes with padding
+		{"one part of llama-gguf-split", SplitOptions{Resplit: true}, "abcd"},
 		{"metadata first", SplitOptions{MaxTensors: 3, NoTensorFirst: true}, "|abc|d"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

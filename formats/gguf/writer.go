@@ -1,10 +1,13 @@
 package gguf
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"math"
+	"reflect"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/quant"
 )
 
@@ -42,29 +45,44 @@ func (l *Layout) Gaps() [][2]int64 {
 
 // Plan lays out a file of version 3: metadata in order, tensors one after the
 // other, each aligned to general.alignment (32 where the key is absent). The
-// tensors' Offset is assigned; Dims and Type are the caller's.
+// layout's tensors are copies with their Offset set; the given ones, which may
+// be those of an opened File, stay as they are.
 func Plan(meta *Metadata, tensors []*Tensor) (*Layout, error) {
 	align, err := alignment(meta)
 	if err != nil {
 		return nil, err
 	}
+	for k := range meta.All() {
+		if err := checkName(k); err != nil || len(k) > maxKeyLen {
+			return nil, fmt.Errorf("key of %d bytes, %s: %w", len(k), formats.Quote(k), cmp.Or(err, errTooLong))
+		}
+	}
+	l := &Layout{Tensors: make([]*Tensor, len(tensors))}
 	seen := make(map[string]bool, len(tensors))
 	next := uint64(0)
-	for _, t := range tensors {
+	for i, t := range tensors {
+		err := checkName(t.Name)
 		switch {
-		case t.Name == "" || len(t.Name) > maxNameLen:
-			return nil, fmt.Errorf("tensor name of %d bytes", len(t.Name))
+		case err != nil:
+		case len(t.Name) > maxNameLen:
+			err = errTooLong
 		case seen[t.Name]:
-			return nil, fmt.Errorf("duplicate tensor %q", t.Name)
+			err = errors.New("duplicate")
 		case len(t.Dims) > maxDims:
-			return nil, fmt.Errorf("tensor %q: %d dimensions > %d", t.Name, len(t.Dims), maxDims)
+			err = fmt.Errorf("%d dimensions > %d", len(t.Dims), maxDims)
 		case !t.Type.Valid():
-			return nil, fmt.Errorf("tensor %q: unknown %s", t.Name, t.Type)
-		case t.RowLen()%t.Type.BlockLen() != 0:
-			return nil, fmt.Errorf("tensor %q: row %d not a multiple of %d (%s)", t.Name, t.RowLen(), t.Type.BlockLen(), t.Type)
+			err = fmt.Errorf("unknown %s", t.Type)
+		default:
+			err = t.checkShape()
+		}
+		if err == nil && next+t.Size() > 1<<62 {
+			err = errors.New("data size overflows")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tensor %s: %w", formats.Quote(t.Name), err)
 		}
 		seen[t.Name] = true
-		t.Offset = next
+		l.Tensors[i] = &Tensor{Name: t.Name, Type: t.Type, Dims: t.Dims, Offset: next}
 		next = pad(next+t.Size(), align)
 	}
 	h := make([]byte, 0, 1<<16)
@@ -76,7 +94,7 @@ func Plan(meta *Metadata, tensors []*Tensor) (*Layout, error) {
 		h = appendString(h, k)
 		h = AppendValue(h, v)
 	}
-	for _, t := range tensors {
+	for _, t := range l.Tensors {
 		h = appendString(h, t.Name)
 		h = binary.LittleEndian.AppendUint32(h, uint32(len(t.Dims)))
 		for _, d := range t.Dims {
@@ -86,8 +104,11 @@ func Plan(meta *Metadata, tensors []*Tensor) (*Layout, error) {
 		h = binary.LittleEndian.AppendUint64(h, t.Offset)
 	}
 	h = append(h, make([]byte, int(pad(uint64(len(h)), align))-len(h))...)
-	return &Layout{Header: h, DataOffset: int64(len(h)), Size: int64(len(h)) + int64(next), Tensors: tensors}, nil
+	l.Header, l.DataOffset, l.Size = h, int64(len(h)), int64(len(h))+int64(next)
+	return l, nil
 }
+
+var errTooLong = errors.New("name too long")
 
 func appendString(b []byte, s string) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
@@ -104,72 +125,26 @@ func AppendValue(b []byte, v any) []byte {
 	b = binary.LittleEndian.AppendUint32(b, typ)
 	if typ == typeArray {
 		b = binary.LittleEndian.AppendUint32(b, elem)
+		b = binary.LittleEndian.AppendUint64(b, uint64(reflect.ValueOf(v).Len()))
 	}
-	return appendData(b, v)
+	return AppendData(b, v)
 }
 
-func appendData(b []byte, v any) []byte {
-	le := binary.LittleEndian
+// AppendData appends a value's bytes alone: of an array the elements without
+// type and count.
+func AppendData(b []byte, v any) []byte {
 	switch v := v.(type) {
-	case uint8:
-		return append(b, v)
-	case int8:
-		return append(b, byte(v))
-	case uint16:
-		return le.AppendUint16(b, v)
-	case int16:
-		return le.AppendUint16(b, uint16(v))
-	case uint32:
-		return le.AppendUint32(b, v)
-	case int32:
-		return le.AppendUint32(b, uint32(v))
-	case uint64:
-		return le.AppendUint64(b, v)
-	case int64:
-		return le.AppendUint64(b, uint64(v))
-	case float32:
-		return le.AppendUint32(b, math.Float32bits(v))
-	case float64:
-		return le.AppendUint64(b, math.Float64bits(v))
-	case bool:
-		if v {
-			return append(b, 1)
-		}
-		return append(b, 0)
 	case string:
 		return appendString(b, v)
-	case []uint8:
-		return appendArray(b, v)
-	case []int8:
-		return appendArray(b, v)
-	case []uint16:
-		return appendArray(b, v)
-	case []int16:
-		return appendArray(b, v)
-	case []uint32:
-		return appendArray(b, v)
-	case []int32:
-		return appendArray(b, v)
-	case []uint64:
-		return appendArray(b, v)
-	case []int64:
-		return appendArray(b, v)
-	case []float32:
-		return appendArray(b, v)
-	case []float64:
-		return appendArray(b, v)
-	case []bool:
-		return appendArray(b, v)
 	case []string:
-		return appendArray(b, v)
+		for _, s := range v {
+			b = appendString(b, s)
+		}
+		return b
 	}
-	panic(fmt.Sprintf("gguf: no type for %T", v))
-}
-
-func appendArray[T any](b []byte, v []T) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(v)))
-	for _, x := range v {
-		b = appendData(b, x)
+	b, err := binary.Append(b, binary.LittleEndian, v)
+	if err != nil {
+		panic(fmt.Sprintf("gguf: no type for %T", v))
 	}
 	return b
 }
