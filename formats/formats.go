@@ -3,6 +3,7 @@
 package formats
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 )
@@ -169,4 +170,19 @@ func Quote(s string) string {
 		return fmt.Sprintf("%q...", s[:limit])
 	}
 	return fmt.Sprintf("%q", s)
+}
+
+// NotDownloaded recognises what stands in a file's place when a download went
+// wrong: b is the start of the file, 64 bytes or more if it has them. It returns
+// nil for anything else.
+func NotDownloaded(b []byte, file string) error {
+	text := bytes.ToLower(bytes.TrimLeft(b, " \t\r\n"))
+	switch {
+	case bytes.HasPrefix(b, []byte("version https://git-lfs")):
+		return Malformedf(file, -1, "this is a Git LFS pointer").WithHint("git lfs pull")
+	case bytes.HasPrefix(text, []byte("<!doctype html")), bytes.HasPrefix(text, []byte("<html")):
+		return Malformedf(file, -1, "this is an HTML page").
+			WithHint("download the file itself: what was saved is a page about it")
+	}
+	return nil
 }
