@@ -1,0 +1,213 @@
+package arch
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/checkpoint"
+	"github.com/smeltgguf/smelt/internal/vocab"
+)
+
+// builder is what a family's load function works with: it claims tensors of
+// the checkpoint, puts tensors into the GGUF and writes metadata. Its methods
+// panic with a failure where something does not fit.
+type builder struct {
+	ck  *checkpoint.Checkpoint
+	cfg *Config
+	f   *Family
+	m   *Model
+	opt Options
+
+	index     map[string]int // name in the checkpoint, normalized -> position
+	claimed   []bool
+	out       []output
+	reordered bool // some q and k are interleaved in the GGUF
+	vocabSize int
+}
+
+type output struct {
+	name string
+	shaped
+}
+
+func newBuilder(ck *checkpoint.Checkpoint, cfg *Config, f *Family, m *Model, opt Options) *builder {
+	b := &builder{ck: ck, cfg: cfg, f: f, m: m, opt: opt, index: map[string]int{}, claimed: make([]bool, len(ck.Tensors))}
+	for i, t := range ck.Tensors {
+		// Text models inside of multimodal checkpoints.
+		name := strings.ReplaceAll(t.Name, "language_model.", "")
+		if _, dup := b.index[name]; dup {
+			fail("%s: tensor %s is there twice", t.File, formats.Quote(name))
+		}
+		b.index[name] = i
+	}
+	return b
+}
+
+// addPrefix makes names known with a prefix that some checkpoints of a family
+// lack: those saved from the bare model, without its head.
+func (b *builder) addPrefix(prefix string) {
+	more := map[string]int{}
+	for name, i := range b.index {
+		if strings.HasPrefix(name, prefix) {
+			return
+		}
+		more[prefix+name] = i
+	}
+	maps.Copy(b.index, more)
+}
+
+// has reports whether the checkpoint holds the tensor.
+func (b *builder) has(name string) bool {
+	_, ok := b.index[name]
+	return ok
+}
+
+// src claims a tensor of the checkpoint, which must be there and have the
+// shape.
+func (b *builder) src(name string, shape ...int) shaped {
+	s := b.srcAny(name)
+	if !slices.Equal(s.shape, shape) {
+		t := b.ck.Tensors[s.order]
+		panic(failure{formats.Malformedf(t.File, -1, "%s %s, config implies %s", formats.Quote(name), dims(s.shape), dims(shape))})
+	}
+	return s
+}
+
+// srcAny claims a tensor of whatever shape.
+func (b *builder) srcAny(name string) shaped {
+	i, ok := b.index[name]
+	if !ok {
+		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
+	}
+	b.claimed[i] = true
+	t := &b.ck.Tensors[i]
+	if err := t.Weights(); err != nil {
+		panic(failure{err})
+	}
+	return shaped{t.Rows, t.Shape, i}
+}
+
+func dims(shape []int) string { return strings.ReplaceAll(fmt.Sprint(shape), " ", ",") }
+
+// put adds a tensor to the GGUF.
+func (b *builder) put(name string, s shaped) { b.out = append(b.out, output{name, s}) }
+
+// skip claims tensors that carry nothing: they are listed in the summary.
+func (b *builder) skip(name string) {
+	if i, ok := b.index[name]; ok {
+		b.claimed[i] = true
+		b.m.Skipped = append(b.m.Skipped, b.ck.Tensors[i].Name)
+	}
+}
+
+// linear puts dst.weight from src.weight, shape (out, in), and dst.bias from
+// src.bias if there is one; via, if not nil, transforms both.
+func (b *builder) linear(dst, src string, out, in int, via func(shaped) shaped) {
+	b.putVia(dst+".weight", b.src(src+".weight", out, in), via)
+	if b.has(src + ".bias") {
+		b.putVia(dst+".bias", b.src(src+".bias", out), via)
+	}
+}
+
+func (b *builder) putVia(name string, s shaped, via func(shaped) shaped) {
+	if via != nil {
+		s = via(s)
+	}
+	b.put(name, s)
+}
+
+// norm puts a norm's weight and, if there is one, its bias.
+func (b *builder) norm(dst, src string, n int) {
+	b.put(dst+".weight", b.src(src+".weight", n))
+	if b.has(src + ".bias") {
+		b.put(dst+".bias", b.src(src+".bias", n))
+	}
+}
+
+// unrope returns the transformation of q and k for a GGUF architecture whose
+// rope is interleaved; native order leaves them.
+func (b *builder) unrope(heads int) func(shaped) shaped {
+	b.reordered = true
+	if b.opt.Native {
+		return nil
+	}
+	return func(s shaped) shaped { return s.unrope(heads) }
+}
+
+// embedding puts the token embeddings and the output matrix. A separate output
+// matrix is optional: without it the embeddings serve as output.
+func (b *builder) embedding(embed, head string, vocabSize, width int) {
+	b.put("token_embd.weight", b.src(embed, vocabSize, width))
+	if b.has(head) {
+		b.put("output.weight", b.src(head, vocabSize, width))
+	} else if !b.cfg.boolean(true, "tie_word_embeddings") {
+		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing, and tie_word_embeddings is false", head)})
+	}
+}
+
+// set writes a key of the architecture.
+func (b *builder) set(key string, v any) { b.m.Params.Set(b.f.Name+"."+key, v) }
+
+func (b *builder) setUint(key string, n int) { b.set(key, uint32(n)) }
+
+func (b *builder) setFloat(key string, f float64) { b.set(key, float32(f)) }
+
+// setFileType writes general.file_type, which stands among the architecture's
+// keys.
+func (b *builder) setFileType() { b.m.Params.Set("general.file_type", b.opt.FileType) }
+
+// neverNeeded reports whether a tensor of this name holds nothing but what
+// follows from the config: buffers that older libraries saved.
+func neverNeeded(name string) bool {
+	for _, s := range []string{".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"} {
+		if strings.HasSuffix(name, s) {
+			return true
+		}
+	}
+	return name == "rope.freqs"
+}
+
+// otherModality reports whether a tensor of this name belongs to the image or
+// sound part of a multimodal checkpoint.
+func otherModality(name string) bool {
+	for _, s := range []string{"visual.", "vision.", "audio.", "vision_", "audio_", "projector.", "image_newline", "patch_embed"} {
+		if strings.Contains(name, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// finish checks that nothing is left over and puts the tensors in order: that
+// of the checkpoint, each where the last tensor that it is made of stands.
+func (b *builder) finish() {
+	for i, t := range b.ck.Tensors {
+		if b.claimed[i] {
+			continue
+		}
+		if neverNeeded(t.Name) || otherModality(t.Name) {
+			b.m.Skipped = append(b.m.Skipped, t.Name)
+			continue
+		}
+		panic(failure{formats.Unsupportedf(t.File, -1, "tensor %s %s has no place in a %s model", formats.Quote(t.Name), dims(t.Shape), b.f.Name)})
+	}
+	b.cfg.ignore(b.opt.IgnoreKeys...)
+	if left := b.cfg.leftover(); len(left) > 0 {
+		panic(failure{formats.Unsupportedf(b.cfg.file, -1, "%s = %s is not understood and may change what the model computes", formats.Quote(left[0]), show(b.cfg.vals[left[0]])).
+			WithHint("if it is harmless, add --ignore-config-key %s", left[0])})
+	}
+	slices.SortStableFunc(b.out, func(x, y output) int { return cmp.Compare(x.order, y.order) })
+	seen := map[string]bool{}
+	for _, o := range b.out {
+		if seen[o.name] {
+			fail("%s: two tensors become %q", b.ck.Path, o.name)
+		}
+		seen[o.name] = true
+		b.m.Tensors = append(b.m.Tensors, Tensor{o.name, o.shape, o.rows})
+	}
+	b.m.Vocab = vocab.Options{Size: b.vocabSize}
+}

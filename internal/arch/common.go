@@ -1,0 +1,202 @@
+package arch
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/checkpoint"
+)
+
+// shape holds the dimensions that nearly all configs have.
+type shape struct {
+	layers, embd, heads, kv, headDim, ffn, vocab, context int
+}
+
+// The names that configs use for the same thing, the usual one first.
+var (
+	layerKeys   = []string{"num_hidden_layers", "n_layers", "n_layer", "num_layers"}
+	contextKeys = []string{"max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length"}
+	embdKeys    = []string{"hidden_size", "n_embd", "dim"}
+	ffnKeys     = []string{"intermediate_size", "n_inner", "hidden_dim"}
+	headKeys    = []string{"num_attention_heads", "n_head", "n_heads"}
+	kvKeys      = []string{"num_key_value_heads", "n_kv_heads"}
+)
+
+// maxLayers bounds num_hidden_layers: far above any model, low enough that a
+// wrong number is found before it is looped over.
+const maxLayers = 10000
+
+// commonShape reads the dimensions.
+func (b *builder) commonShape() shape {
+	c := b.cfg
+	s := shape{
+		layers:  c.count(layerKeys...),
+		embd:    c.count(embdKeys...),
+		heads:   c.count(headKeys...),
+		ffn:     c.countOr(0, ffnKeys...),
+		vocab:   c.count("vocab_size"),
+		context: c.countOr(0, contextKeys...),
+	}
+	if s.layers > maxLayers {
+		c.bad(formats.Malformed, "%s: %d layers are not plausible", layerKeys[0], s.layers)
+	}
+	s.kv = c.countOr(s.heads, kvKeys...)
+	if s.heads%s.kv != 0 {
+		c.bad(formats.Malformed, "%d heads are no multiple of %d kv heads", s.heads, s.kv)
+	}
+	if s.headDim = c.countOr(0, "head_dim"); s.headDim == 0 {
+		if s.embd%s.heads != 0 {
+			c.bad(formats.Malformed, "hidden_size %d is no multiple of %d heads, and head_dim is missing", s.embd, s.heads)
+		}
+		s.headDim = s.embd / s.heads
+	}
+	b.vocabSize = s.vocab
+	return s
+}
+
+// commonParams writes the keys that most architectures share, in the order of
+// llama.cpp's converter, general.file_type last.
+func (b *builder) commonParams(s shape, r *rope) {
+	c := b.cfg
+	b.setUint("block_count", s.layers)
+	if s.context > 0 {
+		b.setUint("context_length", s.context)
+	}
+	b.setUint("embedding_length", s.embd)
+	if s.ffn > 0 {
+		b.setUint("feed_forward_length", s.ffn)
+	}
+	b.setUint("attention.head_count", s.heads)
+	if _, _, ok := c.find(kvKeys); ok {
+		b.setUint("attention.head_count_kv", s.kv)
+	}
+	if r != nil {
+		b.ropeParams(r)
+	}
+	if eps, ok := c.floatIf("rms_norm_eps", "norm_eps"); ok {
+		b.setEps("rms_norm_eps", "attention.layer_norm_rms_epsilon", eps)
+	}
+	if eps, ok := c.floatIf("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"); ok {
+		b.setEps("layer_norm_eps", "attention.layer_norm_epsilon", eps)
+	}
+	if n, ok := c.countIf("num_local_experts", "num_experts"); ok {
+		b.setUint("expert_count", n)
+	}
+	if n, ok := c.countIf("num_experts_per_tok", "num_experts_per_token", "top_k_experts"); ok {
+		b.setUint("expert_used_count", n)
+	}
+	if n, ok := c.countIf("n_group"); ok {
+		b.setUint("expert_group_count", n)
+	}
+	if n, ok := c.countIf("topk_group"); ok {
+		b.setUint("expert_group_used_count", n)
+	}
+	switch f := c.text("", "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func"); f {
+	case "":
+	case "softmax":
+		b.setUint("expert_gating_func", gatingSoftmax)
+	case "sigmoid":
+		b.setUint("expert_gating_func", gatingSigmoid)
+	default:
+		c.bad(formats.Unsupported, "expert gating function %s is not understood", formats.Quote(f))
+	}
+	if c.has("head_dim") {
+		b.setUint("attention.key_length", s.headDim)
+		b.setUint("attention.value_length", s.headDim)
+	}
+	b.setFileType()
+}
+
+// Values of expert_gating_func.
+const (
+	gatingSoftmax = 1
+	gatingSigmoid = 2
+)
+
+func (b *builder) setEps(key, to string, eps float64) {
+	if eps <= 0 || eps > 1 {
+		b.cfg.bad(formats.Malformed, "%s: %g is no epsilon", key, eps)
+	}
+	b.setFloat(to, eps)
+}
+
+// attention puts q, k, v and the output projection of layer i, named as
+// Hugging Face's models have them; q and k are reordered if reorder is set.
+func (b *builder) attention(i int, s shape, reorder bool) {
+	p, blk := fmt.Sprintf("model.layers.%d.self_attn.", i), fmt.Sprintf("blk.%d.", i)
+	var viaQ, viaK func(shaped) shaped
+	if reorder {
+		viaQ, viaK = b.unrope(s.heads), b.unrope(s.kv)
+	}
+	b.linear(blk+"attn_q", p+"q_proj", s.heads*s.headDim, s.embd, viaQ)
+	b.linear(blk+"attn_k", p+"k_proj", s.kv*s.headDim, s.embd, viaK)
+	b.linear(blk+"attn_v", p+"v_proj", s.kv*s.headDim, s.embd, nil)
+	b.linear(blk+"attn_output", p+"o_proj", s.embd, s.heads*s.headDim, nil)
+}
+
+// mlp puts a gated feed-forward of width ffn from prefix's gate_proj, up_proj
+// and down_proj; suffix is added to the names in the GGUF.
+func (b *builder) mlp(i int, prefix, suffix string, embd, ffn int) {
+	blk := fmt.Sprintf("blk.%d.ffn_", i)
+	b.linear(blk+"gate"+suffix, prefix+"gate_proj", ffn, embd, nil)
+	b.linear(blk+"up"+suffix, prefix+"up_proj", ffn, embd, nil)
+	b.linear(blk+"down"+suffix, prefix+"down_proj", embd, ffn, nil)
+}
+
+// expert says how one matrix of each expert is named and shaped; src has a %d
+// for the expert.
+type expert struct {
+	dst, src string
+	out, in  int
+}
+
+// experts stacks the matrices of n experts. All of a layer's come into the file
+// together, where the last of them stands.
+func (b *builder) experts(n int, kinds ...expert) {
+	stacks := make([]shaped, len(kinds))
+	last := 0
+	for k, e := range kinds {
+		parts := make([]shaped, n)
+		for i := range parts {
+			parts[i] = b.src(fmt.Sprintf(e.src, i), e.out, e.in)
+		}
+		stacks[k] = join(parts, true)
+		last = max(last, stacks[k].order)
+	}
+	for k, e := range kinds {
+		stacks[k].order = last
+		b.put(e.dst, stacks[k])
+	}
+}
+
+// readConfig reads and checks the checkpoint's config.
+func readConfig(ck *checkpoint.Checkpoint) (*Config, error) {
+	name := "config.json"
+	if ck.Layout == checkpoint.Meta {
+		name = "params.json"
+	}
+	vals, err := ck.JSON(name)
+	if err != nil {
+		return nil, err
+	}
+	// The text part of a multimodal config counts as if it were outside.
+	for _, k := range []string{"text_config", "llm_config", "language_config"} {
+		if inner, ok := vals[k].(map[string]any); ok {
+			merged := map[string]any{}
+			for k, v := range vals {
+				if !strings.Contains(k, "vision") && !strings.Contains(k, "audio") && !strings.Contains(k, "image") {
+					merged[k] = v
+				}
+			}
+			delete(merged, k)
+			for k, v := range inner {
+				if k != "architectures" && k != "model_type" {
+					merged[k] = v
+				}
+			}
+			vals = merged
+		}
+	}
+	return newConfig(ck.File(name), vals), nil
+}

@@ -1,0 +1,303 @@
+// Package vocab turns a checkpoint's tokenizer files into the tokenizer keys of
+// a GGUF: tokens, scores, types, merges, special tokens, chat templates.
+package vocab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/formats/gguf"
+	"github.com/smeltgguf/smelt/formats/sentencepiece"
+	"github.com/smeltgguf/smelt/internal/checkpoint"
+)
+
+// Token types of GGUF; they are SentencePiece's piece types.
+const (
+	normal      = int32(sentencepiece.Normal)
+	unknown     = int32(sentencepiece.Unknown)
+	control     = int32(sentencepiece.Control)
+	userDefined = int32(sentencepiece.UserDefined)
+	unused      = int32(sentencepiece.Unused)
+	byteToken   = int32(sentencepiece.Byte)
+)
+
+// Options say what the tokenizer files alone do not.
+type Options struct {
+	// Size is the number of rows of the embeddings, which the vocabulary is
+	// padded to; 0: as many as the tokenizer has.
+	Size int
+	// Pre names the pre-tokenizer, for a byte-level BPE whose own description
+	// is not among the known ones.
+	Pre string
+}
+
+// Builder writes the tokenizer's keys. Families call its methods; they panic
+// with a failure, which Run returns.
+type Builder struct {
+	ck   *checkpoint.Checkpoint
+	meta *gguf.Metadata
+	opt  Options
+
+	config    object // config.json
+	tokConfig object // tokenizer_config.json; nil if there is none
+	fast      *fastTokenizer
+}
+
+// object is a JSON object.
+type object = map[string]any
+
+type failure struct{ error }
+
+func fail(err error) { panic(failure{err}) }
+
+// New returns a Builder that writes to meta.
+func New(ck *checkpoint.Checkpoint, meta *gguf.Metadata, opt Options) (*Builder, error) {
+	v := &Builder{ck: ck, meta: meta, opt: opt}
+	err := v.Run(func(v *Builder) {
+		v.config = v.json("config.json")
+		v.tokConfig = v.json("tokenizer_config.json")
+	})
+	return v, err
+}
+
+// Run calls f and returns the error that its methods failed with.
+func (v *Builder) Run(f func(*Builder)) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case failure:
+			err = r.error
+		default:
+			panic(r)
+		}
+	}()
+	f(v)
+	return nil
+}
+
+// json reads an object, nil if there is no such file.
+func (v *Builder) json(name string) object {
+	o, err := v.ck.JSON(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		fail(err)
+	}
+	return o
+}
+
+// file reads a file, nil if there is none.
+func (v *Builder) file(name string) []byte {
+	b, err := v.ck.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		fail(err)
+	}
+	return b
+}
+
+func (v *Builder) bad(file, format string, args ...any) {
+	fail(formats.Malformedf(v.ck.File(file), -1, format, args...))
+}
+
+// Size returns the number of embeddings, 0 if it is not known.
+func (v *Builder) Size() int { return v.opt.Size }
+
+// Set writes a key: "tokenizer." goes before it.
+func (v *Builder) Set(key string, val any) { v.meta.Set("tokenizer."+key, val) }
+
+// AddPrefixSpace writes what tokenizer_config.json says about a space before
+// the text, if it says something.
+func (v *Builder) AddPrefixSpace() {
+	if b, ok := v.tokConfig["add_prefix_space"].(bool); ok {
+		v.Set("ggml.add_space_prefix", b)
+	}
+}
+
+// tokens is a vocabulary being filled.
+type tokens struct {
+	text  []string
+	score []float32
+	typ   []int32
+}
+
+// padded returns n entries that say they are padding.
+func padded(n int) *tokens {
+	t := &tokens{make([]string, n), make([]float32, n), make([]int32, n)}
+	for i := range n {
+		t.set(i, fmt.Sprintf("[PAD%d]", i), -10000, unused)
+	}
+	return t
+}
+
+func (t *tokens) set(id int, text string, score float32, typ int32) {
+	t.text[id], t.score[id], t.typ[id] = text, score, typ
+}
+
+// write writes the vocabulary of a tokenizer of SentencePiece's kind.
+func (v *Builder) write(model, pre string, t *tokens, scores bool) {
+	v.Set("ggml.model", model)
+	v.Set("ggml.pre", pre)
+	v.Set("ggml.tokens", t.text)
+	if scores {
+		v.Set("ggml.scores", t.score)
+	}
+	v.Set("ggml.token_type", t.typ)
+}
+
+// HasSentencePiece reports whether there is a tokenizer.model of
+// SentencePiece's format.
+func (v *Builder) HasSentencePiece() bool {
+	b := v.file("tokenizer.model")
+	return b != nil && !isTiktoken(b)
+}
+
+// isTiktoken reports whether a tokenizer.model is a list of base64 tokens and
+// ranks, as Llama 3 has it, and not a protobuf.
+func isTiktoken(b []byte) bool {
+	line, _, _ := strings.Cut(string(b[:min(len(b), 256)]), "\n")
+	tok, rank, ok := strings.Cut(line, " ")
+	return ok && tok != "" && rank != "" &&
+		strings.Trim(rank, "0123456789\r") == "" &&
+		strings.Trim(tok, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") == ""
+}
+
+// SentencePiece writes the vocabulary of tokenizer.model, of added_tokens.json
+// and of tokenizer_config.json, and the special tokens.
+func (v *Builder) SentencePiece() {
+	t := v.sentencePiece(true)
+	v.write("llama", "default", t, true)
+	v.Special(false, len(t.text))
+}
+
+// sentencePiece reads the vocabulary. looks says whether an added token counts
+// as special, if its text looks like it.
+func (v *Builder) sentencePiece(looks bool) *tokens {
+	const file = "tokenizer.model"
+	data := v.file(file)
+	if data == nil {
+		fail(formats.Malformedf(v.ck.Path, -1, "%s is missing", file))
+	}
+	m, err := sentencepiece.Parse(data, v.ck.File(file))
+	if err != nil {
+		fail(err)
+	}
+	size := v.opt.Size
+	if size == 0 {
+		size = len(m.Pieces)
+	}
+	if len(m.Pieces) > size {
+		v.bad(file, "vocab %d, embedding %d", len(m.Pieces), size)
+	}
+	t := padded(size)
+	for i, p := range m.Pieces {
+		typ := int32(p.Type)
+		if typ == userDefined {
+			typ = normal // unlike added tokens, they are matched like all pieces
+		}
+		t.set(i, p.Text, p.Score, typ)
+	}
+	v.addedTokensFile(t, len(m.Pieces))
+	v.addedTokensDecoder(t, looks)
+	return t
+}
+
+// addedTokensFile adds added_tokens.json: text -> id.
+func (v *Builder) addedTokensFile(t *tokens, base int) {
+	const file = "added_tokens.json"
+	added := v.json(file)
+	byID := map[int]string{}
+	for _, text := range sortedKeys(added) {
+		id := v.id(file, text, added[text])
+		if old, dup := byID[id]; dup {
+			v.bad(file, "id %d: %s and %s", id, formats.Quote(old), formats.Quote(text))
+		}
+		byID[id] = text
+		if id >= len(t.text) {
+			continue // no embedding belongs to it
+		}
+		t.set(id, text, -1000, userDefined)
+	}
+}
+
+// id checks a token's id.
+func (v *Builder) id(file, text string, val any) int {
+	id, ok := integer(val)
+	if !ok || id < 0 || id > 1<<31-1 {
+		v.bad(file, "token %s: bad id %v", formats.Quote(text), val)
+	}
+	return int(id)
+}
+
+// addedToken is an entry of added_tokens_decoder or of tokenizer.json.
+type addedToken struct {
+	ID         int    `json:"id"`
+	Content    string `json:"content"`
+	Special    bool   `json:"special"`
+	Normalized bool   `json:"normalized"`
+}
+
+// decoderEntries returns tokenizer_config.json's added_tokens_decoder, by id.
+func (v *Builder) decoderEntries() []addedToken {
+	const file = "tokenizer_config.json"
+	raw, ok := v.tokConfig["added_tokens_decoder"]
+	if !ok || raw == nil {
+		return nil
+	}
+	entries, ok := raw.(object)
+	if !ok {
+		v.bad(file, "added_tokens_decoder is no object")
+	}
+	var out []addedToken
+	for _, key := range sortedKeys(entries) {
+		e, _ := entries[key].(object)
+		text, ok := e["content"].(string)
+		id, isID := parseID(key)
+		if !ok || !isID {
+			v.bad(file, "added_tokens_decoder: bad entry %s", formats.Quote(key))
+		}
+		special, _ := e["special"].(bool)
+		normalized, _ := e["normalized"].(bool)
+		out = append(out, addedToken{id, text, special, normalized})
+	}
+	slices.SortFunc(out, func(a, b addedToken) int { return a.ID - b.ID })
+	return out
+}
+
+// addedTokensDecoder gives added tokens their types.
+func (v *Builder) addedTokensDecoder(t *tokens, looks bool) {
+	for _, e := range v.decoderEntries() {
+		if e.ID >= len(t.text) {
+			continue
+		}
+		text, typ := addedText(e, looks)
+		t.set(e.ID, text, -1000, typ)
+	}
+}
+
+// addedText returns the text and type of an added token: control if it is
+// special (or looks so), else user-defined, its spaces written as such.
+func addedText(e addedToken, looks bool) (string, int32) {
+	if e.Special || looks && looksSpecial(e.Content) {
+		return e.Content, control
+	}
+	return strings.ReplaceAll(e.Content, "\u2581", " "), userDefined
+}
+
+// looksSpecial tells control tokens that some models fail to mark as special
+// by their form.
+func looksSpecial(s string) bool {
+	switch s {
+	case "<pad>", "<mask>", "<2mass>", "[@BOS@]":
+		return true
+	}
+	enclosed := func(a, b string) bool { return strings.HasPrefix(s, a) && strings.HasSuffix(s, b) }
+	return enclosed("<|", "|>") || enclosed("<\uff5c", "\uff5c>") || enclosed("<unused", ">")
+}
