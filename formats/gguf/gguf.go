@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/quant"
@@ -155,6 +156,9 @@ func (f *File) Paths() []string {
 	}
 	return names
 }
+
+// Part returns which of the Paths holds the tensor.
+func (f *File) Part(t *Tensor) int { return max(0, slices.Index(f.parts, t.part)) }
 
 // Size returns the bytes of all files.
 func (f *File) Size() int64 {

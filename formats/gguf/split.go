@@ -182,23 +182,7 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 	}
 	var layouts []*Layout
 	for i, g := range groups {
-		m := NewMetadata()
-		if i == 0 {
-			m = meta.Clone()
-		} else if a, ok := meta.Get(alignmentKey); ok {
-			m.Set(alignmentKey, a) // every part's own data is aligned to it
-		}
-		for _, k := range splitKeys {
-			m.Delete(k)
-		}
-		m.Set(keySplitNo, uint16(i))
-		if opt.Resplit {
-			m.Set(keySplitTensors, int32(len(tensors)))
-			m.Set(keySplitCount, uint16(len(groups)))
-		} else {
-			m.Set(keySplitCount, uint16(len(groups)))
-			m.Set(keySplitTensors, int32(len(tensors)))
-		}
+		m := SplitMetadata(meta, i, len(groups), len(tensors), opt.Resplit)
 		l, err := Plan(m, g)
 		if err != nil {
 			return nil, err
@@ -206,4 +190,28 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 		layouts = append(layouts, l)
 	}
 	return layouts, nil
+}
+
+// SplitMetadata returns the metadata of part no (from 0) of count: all of meta
+// in the first, and the keys of the split, over tensors in all parts, in each.
+// resplit gives the keys the order of SplitOptions.Resplit.
+func SplitMetadata(meta *Metadata, no, count, tensors int, resplit bool) *Metadata {
+	m := NewMetadata()
+	if no == 0 {
+		m = meta.Clone()
+	} else if a, ok := meta.Get(alignmentKey); ok {
+		m.Set(alignmentKey, a) // every part's own data is aligned to it
+	}
+	for _, k := range splitKeys {
+		m.Delete(k)
+	}
+	m.Set(keySplitNo, uint16(no))
+	if resplit {
+		m.Set(keySplitTensors, int32(tensors))
+	}
+	m.Set(keySplitCount, uint16(count))
+	if !resplit {
+		m.Set(keySplitTensors, int32(tensors))
+	}
+	return m
 }
