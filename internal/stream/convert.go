@@ -12,12 +12,16 @@ import (
 func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
 	rowLen, st := j.Src.Len(), j.Src.Type()
 	if rowLen == 0 {
+		if t.Measure != nil {
+			b.errors = append(b.errors, Errors{})
+		}
 		return
 	}
 	srcRow, dstRow := st.RowSize(rowLen), t.Type.RowSize(rowLen)
 	_, plain := exponents[st]
 	per := max(1, chunkFloats/rowLen)
 	b.f32 = grow(b.f32, per*rowLen)
+	var errs Errors
 	for r := 0; r < n; r += per {
 		k := min(per, n-r)
 		f := b.f32[:k*rowLen]
@@ -40,6 +44,14 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
 				b.blockOverflow(bad, t.Type, dst, row, int64(first+r+i)*int64(rowLen))
 			}
 		}
+		if m := t.Measure; m != nil && (r == 0 || !m.Sample) {
+			b.check = grow(b.check, len(f))
+			quant.Decode(t.Type, b.check, b.dst[r*dstRow:][:k*dstRow])
+			errs.add(f, b.check)
+		}
+	}
+	if t.Measure != nil {
+		b.errors = append(b.errors, errs)
 	}
 	b.scanned = true
 	bad.overflow(t.Type, st, b.dst, b.src, int64(first)*int64(rowLen))

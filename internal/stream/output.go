@@ -205,6 +205,60 @@ func (o *Output) Commit() error {
 	return o.err
 }
 
+// Temp returns where the file's bytes are until Commit.
+func (o *Output) Temp() string { return o.f.Name() }
+
+// Keep closes the temporary file and leaves it for a later Reopen; after Commit
+// or Abort it does nothing.
+func (o *Output) Keep() error {
+	var err error
+	o.once.Do(func() {
+		o.err = &OutputError{Path: o.path, Msg: "was not finished"}
+		err = o.f.Close()
+	})
+	return err
+}
+
+// Reopen takes up outputs that were kept, or left behind by a process that did
+// not end well: temps are their temporary files. It checks what CreateAll
+// checks of the paths, and that the temporary files have the right sizes.
+func Reopen(files []Spec, temps []string, force bool, inputs []string) ([]*Output, error) {
+	var outs []*Output
+	for i, s := range files {
+		path, err := checkOutput(s.Path, force, inputs)
+		if err == nil {
+			var f *os.File
+			if f, err = openTemp(temps[i], s.Size); err == nil {
+				outs = append(outs, &Output{path: path, f: f})
+				continue
+			}
+		}
+		for _, o := range outs {
+			o.Keep()
+		}
+		return nil, err
+	}
+	return outs, nil
+}
+
+func openTemp(path string, size int64) (*os.File, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, &OutputError{Path: path, Msg: reason(err), Err: err}
+	}
+	if !st.Mode().IsRegular() || st.Size() != size {
+		return nil, &OutputError{Path: path, Msg: fmt.Sprintf("not a regular file of %d bytes", size)}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, &OutputError{Path: path, Msg: reason(err), Err: err}
+	}
+	return f, nil
+}
+
+// ReadAt reads what has been written.
+func (o *Output) ReadAt(p []byte, off int64) (int, error) { return o.f.ReadAt(p, off) }
+
 // Abort removes the temporary file; after Commit it does nothing.
 func (o *Output) Abort() error {
 	var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime"
 	"sync"
@@ -20,6 +21,8 @@ type Target struct {
 	// Importance is nil or weighs the elements of a row: RowLen values per
 	// matrix, row i using Importance[i/RowsPerMatrix*RowLen:][:RowLen].
 	Importance []float32
+	// Measure, if set, collects the error that encoding makes.
+	Measure *Measure
 }
 
 // Job is one tensor: read once, written to one or several targets.
@@ -41,6 +44,22 @@ type Options struct {
 	// AllowNonfinite: NaN, infinity and values that overflow a target's type
 	// are converted and reported instead of being an error.
 	AllowNonfinite bool
+	// Done, if set, is asked before each work unit, from many goroutines; the
+	// units that it knows are left as they are in the targets.
+	Done func(job, first int) (Unit, bool)
+	// Finished, if set, is told of each unit once its bytes have been written,
+	// unless it held values that are not finite. Calls are serialized.
+	Finished func(Unit) error
+}
+
+// Unit is a run of rows of a job. How a job is divided depends on nothing but
+// its shape and types.
+type Unit struct {
+	Job, First, Rows int
+	// Sum is the CRC-32C of the bytes written, target after target.
+	Sum uint32
+	// Errors holds what was measured, for each target that has a Measure.
+	Errors []Errors
 }
 
 // Nonfinite tells about values of a tensor that are not finite numbers, or no
@@ -103,7 +122,13 @@ func Run(ctx context.Context, jobs []Job, opt Options) ([]Nonfinite, error) {
 			return nil, err
 		}
 		r.rows[i] = n
-		r.first[i+1] = r.first[i] + (jobs[i].Src.Count()+n-1)/n
+		units := (jobs[i].Src.Count() + n - 1) / n
+		r.first[i+1] = r.first[i] + units
+		for _, t := range jobs[i].Targets {
+			if t.Measure != nil {
+				t.Measure.units = make([]Errors, units)
+			}
+		}
 		r.found[i] = Nonfinite{Tensor: jobs[i].Name, First: -1}
 	}
 	r.lastJob.Store(int64(len(jobs)))
@@ -206,16 +231,34 @@ func (r *runner) work(ctx context.Context) error {
 		j := &r.jobs[job]
 		row := (u - r.first[job]) * r.rows[job]
 		n := min(r.rows[job], j.Src.Count()-row)
-		bad, err := b.unit(j, row, n)
-		if err != nil {
-			return fmt.Errorf("tensor %q: %w", j.Name, err)
+		bytes := int64(n) * int64(j.Src.Type().RowSize(j.Src.Len()))
+		unit, known := Unit{}, false
+		if r.opt.Done != nil {
+			unit, known = r.opt.Done(job, row)
 		}
-		r.report(job, int64(len(b.src)), bad)
+		bad := Nonfinite{First: -1}
+		if !known {
+			var err error
+			if bad, err = b.unit(j, row, n, r.opt.Finished != nil); err != nil {
+				return fmt.Errorf("tensor %q: %w", j.Name, err)
+			}
+			unit = Unit{Job: job, First: row, Rows: n, Sum: b.sum, Errors: b.errors}
+		}
+		i := 0
+		for _, t := range j.Targets {
+			if t.Measure != nil && i < len(unit.Errors) {
+				t.Measure.units[u-r.first[job]] = unit.Errors[i]
+				i++
+			}
+		}
+		if err := r.report(unit, known, bytes, bad); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (r *runner) report(job int, bytes int64, bad Nonfinite) {
+func (r *runner) report(unit Unit, known bool, bytes int64, bad Nonfinite) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done += bytes
@@ -223,8 +266,12 @@ func (r *runner) report(job int, bytes int64, bad Nonfinite) {
 		r.opt.Progress(r.done)
 	}
 	if bad.First < 0 {
-		return
+		if r.opt.Finished != nil && !known {
+			return r.opt.Finished(unit)
+		}
+		return nil
 	}
+	job := unit.Job
 	f := &r.found[job]
 	f.NaN += bad.NaN
 	f.Inf += bad.Inf
@@ -240,6 +287,7 @@ func (r *runner) report(job int, bytes int64, bad Nonfinite) {
 	if !r.opt.AllowNonfinite && int64(job) < r.lastJob.Load() {
 		r.lastJob.Store(int64(job))
 	}
+	return nil
 }
 
 // buffers are one worker's, reused from unit to unit.
@@ -250,7 +298,11 @@ type buffers struct {
 	check []float32
 	// scanned: the decoded values of the unit's blocks have been looked at.
 	scanned bool
+	sum     uint32   // of what the unit wrote
+	errors  []Errors // of its targets that have a Measure
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func grow[T any](s []T, n int) []T {
 	if cap(s) < n {
@@ -259,8 +311,8 @@ func grow[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-// unit converts n rows from row first on.
-func (b *buffers) unit(j *Job, first, n int) (Nonfinite, error) {
+// unit converts n rows from row first on; sum asks for the checksum.
+func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 	rowLen, st := j.Src.Len(), j.Src.Type()
 	bad := Nonfinite{First: -1}
 	b.src = grow(b.src, n*st.RowSize(rowLen))
@@ -270,7 +322,7 @@ func (b *buffers) unit(j *Job, first, n int) (Nonfinite, error) {
 		}
 		return bad, err
 	}
-	b.scanned = false
+	b.scanned, b.sum, b.errors = false, 0, nil
 	bad.scan(st, b.src, int64(first)*int64(rowLen))
 	for ti := range j.Targets {
 		t := &j.Targets[ti]
@@ -279,6 +331,11 @@ func (b *buffers) unit(j *Job, first, n int) (Nonfinite, error) {
 			b.dst = grow(b.dst, n*t.Type.RowSize(rowLen))
 			out = b.dst
 			b.convert(j, t, first, n, &bad)
+		} else if t.Measure != nil {
+			b.errors = append(b.errors, Errors{})
+		}
+		if sum {
+			b.sum = crc32.Update(b.sum, castagnoli, out)
 		}
 		if _, err := t.W.WriteAt(out, t.Offset+int64(first)*int64(t.Type.RowSize(rowLen))); err != nil {
 			return bad, err
