@@ -1,0 +1,356 @@
+package quantize
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/stream"
+)
+
+// A journal tells what an unfinished run has written. It lies beside the first
+// output's temporary file, a line of JSON per record: first a journalHead, then
+// a journalUnit for each finished run of rows. Records are appended after the
+// bytes that they speak of; a resumed run checks these against the checksums,
+// so that neither a lost line nor a lost page does harm.
+
+type journalHead struct {
+	Plan    string   `json:"plan"`    // hash of all that decides the bytes
+	Measure bool     `json:"measure"` // exact errors were asked for
+	Temps   []string `json:"temps"`   // names of the temporary files
+}
+
+type journalUnit struct {
+	Job    int             `json:"j"`
+	First  int             `json:"r"`
+	Rows   int             `json:"n"`
+	Sum    uint32          `json:"c"`
+	Errors []stream.Errors `json:"e,omitempty"`
+}
+
+// work is the open files of a run.
+type work struct {
+	outs    []*stream.Output
+	keep    bool // what is unfinished is left for a resumed run
+	journal *os.File
+	path    string                 // of the journal
+	units   map[[2]int]journalUnit // that the journal knows, by job and first row
+	size    int64                  // of the journal's good lines
+	closed  bool
+}
+
+func journalPath(output string) string {
+	return filepath.Join(filepath.Dir(output), "."+filepath.Base(output)+".journal")
+}
+
+// open creates the outputs, or takes up those of an earlier run.
+func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
+	hash, err := p.hash()
+	if err != nil {
+		return nil, err
+	}
+	w := &work{keep: opt.Resume, path: journalPath(specs[0].Path)}
+	if err := w.openJournal(); err != nil {
+		return nil, err
+	}
+	head := journalHead{Plan: hash, Measure: opt.Measure}
+	inputs := p.inputs()
+	old, err := w.readJournal()
+	if opt.Resume {
+		notice := func(format string, args ...any) {
+			if opt.Notice != nil {
+				opt.Notice(fmt.Sprintf(format, args...))
+			}
+		}
+		if err == nil {
+			err = w.take(old, head, specs, opt.Force, inputs)
+		}
+		if err == nil {
+			notice("resuming: %d pieces are done already", len(w.units))
+			return w, nil
+		}
+		notice("starting over: %v", err)
+		w.units = nil
+	}
+	if w.outs, err = stream.CreateAll(specs, opt.Force, inputs); err != nil {
+		if w.journal != nil {
+			w.journal.Close()
+		}
+		return nil, err
+	}
+	removeTemps(old, w.path, specs)
+	if err := w.start(p, head); err != nil {
+		w.keep = false
+		w.giveUp()
+		return nil, err
+	}
+	return w, nil
+}
+
+// openJournal opens and locks the journal that an earlier run has left, if
+// there is one.
+func (w *work) openJournal() error {
+	f, err := os.OpenFile(w.path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return &stream.OutputError{Path: w.path, Msg: "cannot open the journal: " + err.Error(), Err: err}
+	}
+	if !lock(f) {
+		f.Close()
+		return &stream.OutputError{Path: w.path, Msg: "another run is writing this output", Hint: "wait for it, or end it"}
+	}
+	w.journal = f
+	return nil
+}
+
+// start writes all but the tensor data, and the journal's head.
+func (w *work) start(p *Plan, head journalHead) error {
+	if err := p.writeHeaders(w.outs); err != nil {
+		return err
+	}
+	for _, o := range w.outs {
+		head.Temps = append(head.Temps, filepath.Base(o.Temp()))
+	}
+	if w.journal == nil {
+		f, err := os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+		if err != nil {
+			return &stream.OutputError{Path: w.path, Msg: "cannot write the journal: " + err.Error(), Err: err}
+		}
+		lock(f)
+		w.journal = f
+	}
+	if err := w.truncate(0); err != nil {
+		return err
+	}
+	return w.append(head)
+}
+
+func (w *work) truncate(size int64) error {
+	err := w.journal.Truncate(size)
+	if err == nil {
+		_, err = w.journal.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		return &stream.OutputError{Path: w.path, Msg: "cannot write the journal: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
+// removeTemps removes what the run of an old journal left behind. Only files
+// with the names of these outputs' temporary files are touched.
+func removeTemps(old journalHead, journal string, specs []stream.Spec) {
+	for i, t := range old.Temps {
+		if i < len(specs) && tempOf(t, specs[i].Path) {
+			os.Remove(filepath.Join(filepath.Dir(specs[i].Path), t))
+		}
+	}
+}
+
+// tempOf reports whether a name is that of a temporary file of an output.
+func tempOf(name, output string) bool {
+	return filepath.Base(name) == name && strings.HasPrefix(name, "."+filepath.Base(output)+".tmp-")
+}
+
+func (w *work) append(record any) error {
+	line, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	if _, err := w.journal.Write(append(line, '\n')); err != nil {
+		return &stream.OutputError{Path: w.path, Msg: "cannot write the journal: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
+// readJournal reads the head of the journal that an earlier run has left, and
+// its units. The error says why that cannot be done.
+func (w *work) readJournal() (journalHead, error) {
+	var head journalHead
+	if w.journal == nil {
+		return head, fmt.Errorf("no unfinished run has left %s", w.path)
+	}
+	r := bufio.NewReaderSize(w.journal, 64<<10)
+	line, err := readLine(r)
+	if err != nil || json.Unmarshal(line, &head) != nil {
+		return head, fmt.Errorf("the journal %s is damaged", w.path)
+	}
+	w.size = int64(len(line))
+	w.units = map[[2]int]journalUnit{}
+	for {
+		line, err := readLine(r)
+		var u journalUnit
+		if err != nil || json.Unmarshal(line, &u) != nil {
+			return head, nil // the end, or a line cut short
+		}
+		w.size += int64(len(line))
+		w.units[[2]int{u.Job, u.First}] = u
+	}
+}
+
+// readLine reads a line of at most 1 MiB, its end included.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull || len(line) > 1<<20 {
+			return line, err
+		}
+	}
+}
+
+// take takes up the outputs that an old journal is of.
+func (w *work) take(old, want journalHead, specs []stream.Spec, force bool, inputs []string) error {
+	switch {
+	case old.Plan != want.Plan:
+		return fmt.Errorf("the unfinished run was of another input or plan")
+	case old.Measure != want.Measure:
+		return fmt.Errorf("the unfinished run did not measure errors in the same way")
+	case len(old.Temps) != len(specs):
+		return fmt.Errorf("the journal %s is damaged", w.path)
+	}
+	temps := make([]string, len(specs))
+	for i, t := range old.Temps {
+		if !tempOf(t, specs[i].Path) {
+			return fmt.Errorf("the unfinished run was of another output")
+		}
+		temps[i] = filepath.Join(filepath.Dir(specs[i].Path), t)
+	}
+	outs, err := stream.Reopen(specs, temps, force, inputs)
+	if err != nil {
+		return err
+	}
+	w.outs = outs
+	return w.truncate(w.size)
+}
+
+// done returns what tells the stream that a unit needs no work: the journal
+// knows it, and its bytes are what was written.
+func (w *work) done(jobs []stream.Job) func(job, first int) (stream.Unit, bool) {
+	if len(w.units) == 0 {
+		return nil
+	}
+	return func(job, first int) (stream.Unit, bool) {
+		u, ok := w.units[[2]int{job, first}]
+		j := &jobs[job]
+		if !ok || u.Rows <= 0 || u.Rows > j.Src.Count()-first {
+			return stream.Unit{}, false
+		}
+		// Targets may have copies; the sum of each set of copies must fit.
+		for copy := 0; ; copy++ {
+			sum, more, err := unitSum(j, first, u.Rows, copy)
+			if err != nil || sum != u.Sum {
+				return stream.Unit{}, false
+			}
+			if !more {
+				break
+			}
+		}
+		return stream.Unit{Job: job, First: first, Rows: u.Rows, Sum: u.Sum, Errors: u.Errors}, true
+	}
+}
+
+// unitSum returns the checksum of what is in the outputs for a run of rows,
+// taken from the given copy of each target or its last; more tells whether any
+// target has further copies.
+func unitSum(j *stream.Job, first, rows, copy int) (sum uint32, more bool, err error) {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	var buf [64 << 10]byte
+	for _, t := range j.Targets {
+		c := t.W.(*copies)
+		more = more || copy+1 < len(c.outs)
+		n := min(copy, len(c.outs)-1)
+		row := int64(t.Type.RowSize(j.Src.Len()))
+		r := io.NewSectionReader(c.outs[n], c.offsets[n]+int64(first)*row, int64(rows)*row)
+		for {
+			n, err := r.Read(buf[:])
+			sum = crc32.Update(sum, table, buf[:n])
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return 0, false, err
+			}
+		}
+	}
+	return sum, more, nil
+}
+
+func (w *work) finished(u stream.Unit) error {
+	return w.append(journalUnit{u.Job, u.First, u.Rows, u.Sum, u.Errors})
+}
+
+// commit puts the outputs under their names.
+func (w *work) commit() error {
+	w.closed = true
+	err := stream.CommitAll(w.outs)
+	return errors.Join(err, w.journal.Close(), os.Remove(w.path))
+}
+
+// giveUp removes what is unfinished, or leaves it for a resumed run.
+func (w *work) giveUp() {
+	if w.closed {
+		return
+	}
+	w.closed = true
+	for _, o := range w.outs {
+		if w.keep {
+			o.Keep()
+		} else {
+			o.Abort()
+		}
+	}
+	if w.journal != nil {
+		w.journal.Close()
+		if !w.keep {
+			os.Remove(w.path)
+		}
+	}
+}
+
+// hash identifies the plan and its inputs: two runs with the same hash write
+// the same bytes.
+func (p *Plan) hash() (string, error) {
+	h := sha256.New()
+	for _, o := range p.Outputs {
+		for _, l := range o.Layouts {
+			h.Write(l.Header)
+		}
+		for i := range o.Tensors {
+			t := &o.Tensors[i]
+			fmt.Fprintf(h, "%q %d %v\n", t.Source, t.From, t.Dims)
+			if e := t.importance; e != nil {
+				fmt.Fprintf(h, "%x %x\n", e.Sums, e.Counts)
+			}
+		}
+	}
+	for _, path := range p.Source.Paths {
+		st, err := os.Stat(path)
+		if err != nil {
+			return "", formats.Malformedf(path, -1, "%v", err)
+		}
+		fmt.Fprintf(h, "%d %d\n", st.Size(), st.ModTime().UnixNano())
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// inputs returns the files that no output may be.
+func (p *Plan) inputs() []string {
+	in := p.Source.Paths
+	if p.opt.ImatrixFile != "" {
+		in = append(in[:len(in):len(in)], p.opt.ImatrixFile)
+	}
+	return in
+}
