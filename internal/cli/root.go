@@ -40,6 +40,8 @@ var commands = []struct {
 	name string
 	make func() *cobra.Command
 }{
+	{"quantize", newQuantize},
+	{"recipe", newRecipe},
 	{"version", newVersion},
 }
 

@@ -294,7 +294,7 @@ func (o *Output) layout(p *Plan, meta *gguf.Metadata) error {
 	for i, g := range groups {
 		m := meta
 		if parts > 1 {
-			m = gguf.SplitMetadata(meta, i, parts, len(o.Tensors))
+			m = gguf.SplitMetadata(meta, i, parts, len(o.Tensors), false)
 		}
 		l, err := gguf.Plan(m, g)
 		if err != nil {

@@ -1,0 +1,429 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/formats/gguf"
+	"github.com/smeltgguf/smelt/internal/imatrix"
+	"github.com/smeltgguf/smelt/internal/quantize"
+	"github.com/smeltgguf/smelt/internal/recipe"
+	results "github.com/smeltgguf/smelt/internal/report"
+	"github.com/smeltgguf/smelt/internal/stream"
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// quantizeFlags are the flags that say what to quantize to; convert has them
+// as well.
+type quantizeFlags struct {
+	recipes        []string
+	imatrix        string
+	include        []string
+	exclude        []string
+	pure           bool
+	leaveOutput    bool
+	outputType     string
+	embdType       string
+	tensorTypes    []string
+	tensorTypeFile string
+	strict         bool
+	report         string
+	resume         bool
+}
+
+func (q *quantizeFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&q.recipes, "recipe", nil, "recipe file of your own (see 'smelt recipe show')")
+	f.StringVar(&q.imatrix, "imatrix", "", "importance matrix, GGUF or .dat")
+	f.StringArrayVar(&q.include, "include-weights", nil, "use the importance matrix only for tensors whose names contain this")
+	f.StringArrayVar(&q.exclude, "exclude-weights", nil, "do not use it for tensors whose names contain this")
+	f.BoolVar(&q.pure, "pure", false, "give every tensor the base type instead of a mixture")
+	f.BoolVar(&q.leaveOutput, "leave-output-tensor", false, "leave output.weight as it is")
+	f.StringVar(&q.outputType, "output-tensor-type", "", "type of output.weight")
+	f.StringVar(&q.embdType, "token-embedding-type", "", "type of the token embeddings")
+	f.StringArrayVar(&q.tensorTypes, "tensor-type", nil, "PATTERN=TYPE: type of the tensors whose names match; the first match counts")
+	f.StringVar(&q.tensorTypeFile, "tensor-type-file", "", "file of PATTERN=TYPE, separated by spaces or newlines")
+	f.BoolVar(&q.strict, "strict", false, "refuse substituted types and missing importance")
+	f.StringVar(&q.report, "report", "", "write the error of every tensor to this JSON file")
+	f.BoolVar(&q.resume, "resume", false, "continue an interrupted run; if interrupted, leave what is done")
+	cmd.MarkFlagsMutuallyExclusive("include-weights", "exclude-weights")
+}
+
+// options turns the flags into options; types is the list given with -q.
+func (q *quantizeFlags) options(types string) (quantize.Options, error) {
+	opt := quantize.Options{
+		Pure: q.pure, LeaveOutput: q.leaveOutput, Strict: q.strict,
+		ImatrixFile: q.imatrix, Include: q.include, Exclude: q.exclude,
+	}
+	var err error
+	if opt.Targets, err = q.targets(types); err != nil {
+		return opt, err
+	}
+	for _, t := range []struct {
+		name string
+		to   **quant.Type
+	}{{q.outputType, &opt.OutputType}, {q.embdType, &opt.EmbdType}} {
+		if t.name == "" {
+			continue
+		}
+		typ, err := targetType(t.name)
+		if err != nil {
+			return opt, err
+		}
+		*t.to = &typ
+	}
+	overrides := q.tensorTypes
+	if q.tensorTypeFile != "" {
+		text, err := readSmall(q.tensorTypeFile)
+		if err != nil {
+			return opt, err
+		}
+		overrides = append(slices.Clone(overrides), strings.Fields(text)...)
+	}
+	for _, s := range overrides {
+		o, err := parseOverride(s)
+		if err != nil {
+			return opt, err
+		}
+		opt.Overrides = append(opt.Overrides, o)
+	}
+	if q.imatrix != "" {
+		opt.Imatrix, err = imatrix.Open(q.imatrix)
+	}
+	return opt, err
+}
+
+func (q *quantizeFlags) targets(types string) ([]quantize.Target, error) {
+	var out []quantize.Target
+	if types != "" {
+		for _, name := range strings.Split(types, ",") {
+			if strings.EqualFold(name, "copy") {
+				out = append(out, quantize.Target{})
+				continue
+			}
+			r, err := recipe.Find(name)
+			if err != nil {
+				return nil, usageError{err}
+			}
+			out = append(out, quantize.Target{Recipe: r})
+		}
+	}
+	for _, path := range q.recipes {
+		text, err := readSmall(path)
+		if err != nil {
+			return nil, err
+		}
+		r, err := recipe.Parse(path, text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, quantize.Target{Recipe: r})
+	}
+	if len(out) == 0 {
+		return nil, usagef("no type: give -q TYPE or --recipe FILE")
+	}
+	return out, nil
+}
+
+func targetType(name string) (quant.Type, error) {
+	t, err := quant.ParseType(name)
+	if err == nil && !recipe.Target(t) {
+		err = fmt.Errorf("%s is no type for the tensors of a file", t)
+	}
+	if err != nil {
+		return 0, usageError{err}
+	}
+	return t, nil
+}
+
+// parseOverride reads PATTERN=TYPE. Patterns are in lower case, as in
+// llama-quantize.
+func parseOverride(s string) (recipe.Override, error) {
+	pattern, name, ok := strings.Cut(s, "=")
+	if !ok || pattern == "" {
+		return recipe.Override{}, usagef("tensor type %s: want PATTERN=TYPE", formats.Quote(s))
+	}
+	t, err := targetType(name)
+	if err != nil {
+		return recipe.Override{}, err
+	}
+	p, err := recipe.ParsePattern(strings.ToLower(pattern))
+	if err != nil {
+		return recipe.Override{}, usageError{err}
+	}
+	return recipe.Override{Pattern: p, Type: t}, nil
+}
+
+// readSmall reads a text file that a person wrote.
+func readSmall(path string) (string, error) {
+	const limit = 1 << 20
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return "", formats.Malformedf(path, -1, "not a regular file")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return "", err
+	}
+	if len(b) > limit {
+		return "", formats.Malformedf(path, -1, "longer than %d bytes", limit)
+	}
+	return string(b), nil
+}
+
+func newQuantize() *cobra.Command {
+	var (
+		q                  quantizeFlags
+		types, in, out     string
+		overrideKV         []string
+		prune              string
+		keepSplit, requant bool
+		dryRun, force      bool
+		quiet, jsonOut     bool
+		nonfinite          bool
+		threads            int
+	)
+	cmd := &cobra.Command{
+		Use:   "quantize -q TYPE[,TYPE...] IN [OUT]",
+		Short: "Quantize a GGUF file, to the same bytes as llama-quantize",
+		Long: `Quantize a GGUF file. Types are llama.cpp's, in any case: ` + strings.Join(recipe.Names(), ", ") + `;
+COPY copies all tensors. Several types make several files in one pass over the
+source; {ftype} in the output's name stands for the type.`,
+		Example: `  quantize -q q4_k_m model-f16.gguf model-q4_k_m.gguf
+  quantize -q q4_k_m,q5_k_m,q8_0 model-f16.gguf --out 'model-{ftype}.gguf'
+  quantize -q iq2_xs --imatrix model.imatrix.gguf model-f16.gguf model-iq2_xs.gguf
+  quantize -q q4_k_m --tensor-type 'ffn_down=q6_k' --dry-run model-f16.gguf`,
+		Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, to := range []*string{&in, &out} {
+				if *to == "" && len(args) > 0 {
+					*to, args = args[0], args[1:]
+				}
+			}
+			if len(args) > 0 {
+				return usagef("input and output are given twice")
+			}
+			if in == "" {
+				return usagef("no input: give a GGUF file")
+			}
+			opt, err := q.options(types)
+			if err != nil {
+				return err
+			}
+			opt.KeepSplit, opt.AllowRequantize, opt.DryRun = keepSplit, requant, dryRun
+			if opt.Prune, err = parseLayers(prune); err != nil {
+				return err
+			}
+			for _, s := range overrideKV {
+				kv, err := quantize.ParseKV(s)
+				if err != nil {
+					return usageError{err}
+				}
+				opt.OverrideKV = append(opt.OverrideKV, kv)
+			}
+			f, err := gguf.Open(in)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			plan, err := quantize.New(quantize.FromGGUF(f), opt)
+			if err != nil {
+				return err
+			}
+			p := quantizePrinter{cmd: cmd, quiet: quiet, json: jsonOut}
+			if dryRun {
+				return p.plan(plan)
+			}
+			if out == "" {
+				out = filepath.Join(filepath.Dir(in), "ggml-model-{FTYPE}.gguf")
+			}
+			bar := newProgress(cmd.ErrOrStderr(), "quantize", "B", plan.SourceBytes(), quiet)
+			res, err := plan.Run(cmd.Context(), quantize.RunOptions{
+				Out: out, Force: force, Threads: threads, Measure: q.report != "", AllowNonfinite: nonfinite, Resume: q.resume,
+				Progress: func(done int64) { bar.set(done, "") },
+				Notice:   p.notice,
+			})
+			bar.finish()
+			if err == nil {
+				err = f.Changed()
+			}
+			if err != nil {
+				return err
+			}
+			return p.result(plan, res, q.report, force)
+		},
+	}
+	q.add(cmd)
+	f := cmd.Flags()
+	f.StringVarP(&types, "type", "q", "", "type to quantize to; several, separated by commas, make several files")
+	f.StringVar(&in, "in", "", "input: a GGUF file, or any part of a split one")
+	f.StringVar(&out, "out", "", "output (default ggml-model-TYPE.gguf beside the input)")
+	f.StringArrayVar(&overrideKV, "override-kv", nil, "KEY=TYPE:VALUE: set a metadata key; types are int, float, bool and str")
+	f.StringVar(&prune, "prune-layers", "", "layers to take out, separated by commas")
+	f.BoolVar(&keepSplit, "keep-split", false, "write the same parts as the input has")
+	f.BoolVar(&requant, "allow-requantize", false, "quantize tensors that are quantized already")
+	f.BoolVar(&nonfinite, "allow-nonfinite", false, "go on where the source holds NaN or infinity")
+	f.BoolVar(&dryRun, "dry-run", false, "print the plan and write nothing")
+	f.BoolVar(&force, "force", false, "replace the output if it exists")
+	f.IntVar(&threads, "threads", 0, "threads (default: all processors)")
+	f.BoolVar(&quiet, "quiet", false, "print errors only")
+	f.BoolVar(&jsonOut, "json", false, "print the summary as JSON")
+	return cmd
+}
+
+func parseLayers(s string) ([]int, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var out []int
+	for _, f := range strings.Split(s, ",") {
+		n, err := strconv.Atoi(f)
+		if err != nil || n < 0 {
+			return nil, usagef("layer %s: want a number", formats.Quote(f))
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// quantizePrinter prints plans and results.
+type quantizePrinter struct {
+	cmd         *cobra.Command
+	quiet, json bool
+}
+
+func (p *quantizePrinter) notice(s string) {
+	if !p.quiet {
+		fmt.Fprintf(p.cmd.ErrOrStderr(), "%s: %s\n", p.cmd.Name(), s)
+	}
+}
+
+// plan prints what a dry run found.
+func (p *quantizePrinter) plan(plan *quantize.Plan) error {
+	var all []*quantize.Summary
+	for i := range plan.Outputs {
+		all = append(all, plan.Summarize(i, nil))
+	}
+	if p.json {
+		return writeJSON(p.cmd.OutOrStdout(), all)
+	}
+	w := bufio.NewWriter(p.cmd.OutOrStdout())
+	for i, s := range all {
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(tw, "tensor\tdims\tfrom\tto\tbytes\t%s\n", s.FType)
+		for _, row := range plan.Table(i) {
+			fmt.Fprintln(tw, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		}
+		tw.Flush()
+		printSummary(w, s)
+	}
+	return w.Flush()
+}
+
+// result prints what a run made, and writes the report if one is asked for.
+func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, reportPath string, force bool) error {
+	var all []*quantize.Summary
+	for i := range plan.Outputs {
+		all = append(all, plan.Summarize(i, res))
+	}
+	for _, n := range res.Nonfinite {
+		p.notice("warning: " + n.String())
+	}
+	if reportPath != "" {
+		if err := saveJSON(reportPath, all, force, slices.Concat(res.Paths...)); err != nil {
+			return err
+		}
+	}
+	if p.json {
+		return writeJSON(p.cmd.OutOrStdout(), all)
+	}
+	if p.quiet {
+		return nil
+	}
+	w := bufio.NewWriter(p.cmd.OutOrStdout())
+	for _, s := range all {
+		fmt.Fprintln(w, strings.Join(s.Paths, "\n"))
+		printSummary(w, s)
+	}
+	return w.Flush()
+}
+
+// printSummary prints what the people who publish the file want to know.
+func printSummary(w io.Writer, s *quantize.Summary) {
+	fmt.Fprintf(w, "%s: %s from %s of tensors, %.2f bits per weight\n", s.FType, results.Bytes(s.Bytes), results.Bytes(s.SourceBytes), s.BitsPerWeight)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, t := range s.Types {
+		fmt.Fprintf(tw, "  %s\t%d tensors\t%s\n", t.Type, t.Tensors, results.Bytes(t.Bytes))
+	}
+	tw.Flush()
+	if s.Importance != nil {
+		fmt.Fprintf(w, "importance: %s\n", s.Importance)
+		for _, n := range s.Importance.Missing {
+			fmt.Fprintf(w, "  none for %s\n", n)
+		}
+		if s.Importance.Unseen > 0 {
+			fmt.Fprintf(w, "  %d experts were never seen and count as all ones\n", s.Importance.Unseen)
+		}
+	}
+	if n := len(s.NeedImportance); n > 0 {
+		fmt.Fprintf(w, "warning: %d tensors need an importance matrix, first %s\n", n, s.NeedImportance[0])
+	}
+	if n := len(s.Substitutions); n > 0 {
+		fmt.Fprintf(w, "substituted: %d tensors\n", n)
+		for _, t := range s.Substitutions {
+			fmt.Fprintf(w, "  %s: %s for %s, %s\n", t.Tensor, t.Got, t.Wanted, t.Reason)
+		}
+	}
+	worst := s.Worst(5)
+	if len(worst) == 0 {
+		return
+	}
+	note := ""
+	if s.Sampled {
+		note = " (sampled)"
+	}
+	fmt.Fprintf(w, "largest errors%s:\n", note)
+	for _, t := range worst {
+		fmt.Fprintf(tw, "  %s\t%s\trelative RMSE %.4f\tmax %.3g\tcosine %.6f\tSNR %.1f dB\n", t.Name, t.Type, t.Relative, t.MaxAbs, t.Cosine, float64(t.SNR))
+	}
+	tw.Flush()
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// saveJSON writes v to a file that appears as a whole.
+func saveJSON(path string, v any, force bool, inputs []string) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	o, err := stream.Create(path, int64(len(b)), force, inputs...)
+	if err != nil {
+		return err
+	}
+	defer o.Abort()
+	if _, err := o.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return o.Commit()
+}

@@ -1,0 +1,208 @@
+package quantize
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/smeltgguf/smelt/internal/recipe"
+	"github.com/smeltgguf/smelt/internal/stream"
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Summary is what people want to know of one output, and the form of --json
+// and --report.
+type Summary struct {
+	FType         string         `json:"ftype"`
+	FileType      uint32         `json:"file_type"`
+	Paths         []string       `json:"paths,omitempty"`
+	Parameters    uint64         `json:"parameters"`
+	SourceBytes   int64          `json:"source_bytes"` // of tensor data
+	Bytes         int64          `json:"bytes"`        // of tensor data
+	FileBytes     int64          `json:"file_bytes"`
+	BitsPerWeight float64        `json:"bits_per_weight"`
+	Types         []TypeCount    `json:"types"` // from most bytes to fewest
+	Substitutions []Substitution `json:"substitutions"`
+	Importance    *Importance    `json:"importance,omitempty"` // nil without a matrix
+	// NeedImportance lists tensors whose type needs the importance that is
+	// missing; only a dry run gets that far.
+	NeedImportance []string `json:"need_importance,omitempty"`
+	// Sampled: the errors are those of a part of each tensor.
+	Sampled bool          `json:"sampled,omitempty"`
+	Tensors []TensorError `json:"tensors,omitempty"`
+}
+
+// TypeCount counts the tensors of a type.
+type TypeCount struct {
+	Type    string `json:"type"`
+	Tensors int    `json:"tensors"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// Substitution is a tensor that did not get the type chosen for it.
+type Substitution struct {
+	Tensor string `json:"tensor"`
+	Wanted string `json:"wanted"`
+	Got    string `json:"got"`
+	Reason string `json:"reason"`
+}
+
+// Importance tells how an importance matrix covers the quantized tensors.
+type Importance struct {
+	With      int      `json:"with"`
+	Without   int      `json:"without"`
+	WrongSize int      `json:"wrong_size"`
+	Missing   []string `json:"missing,omitempty"` // without or of the wrong size
+	Unseen    int      `json:"unseen_experts,omitempty"`
+}
+
+// TensorError is what a tensor has become, and at what loss.
+type TensorError struct {
+	Name     string   `json:"name"`
+	From     string   `json:"from"`
+	Type     string   `json:"type"`
+	Dims     []uint64 `json:"dims"`
+	Bytes    int64    `json:"bytes"`
+	Measured int64    `json:"measured"` // elements
+	RMSE     float64  `json:"rmse"`
+	Relative float64  `json:"relative_rmse"`
+	MaxAbs   float64  `json:"max_abs"`
+	Cosine   float64  `json:"cosine"`
+	SNR      decibels `json:"snr_db"` // null without any error
+}
+
+// decibels marshals infinity as null.
+type decibels float64
+
+func (d decibels) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(d), 0) || math.IsNaN(float64(d)) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(d))
+}
+
+// Summarize says what output i of the plan is, or, given the result of a run,
+// what it has become.
+func (p *Plan) Summarize(i int, res *Result) *Summary {
+	o := p.Outputs[i]
+	s := &Summary{FType: o.Target.Name(), FileType: o.FileType, Substitutions: []Substitution{}}
+	for _, l := range o.Layouts {
+		s.FileBytes += l.Size
+	}
+	counts := map[quant.Type]*TypeCount{}
+	var im Importance
+	for k := range o.Tensors {
+		t, src := &o.Tensors[k], &p.tensors[k]
+		n := src.bytes(t.Type)
+		s.Parameters += src.elems()
+		s.SourceBytes += src.bytes(t.From)
+		s.Bytes += n
+		c := counts[t.Type]
+		if c == nil {
+			c = &TypeCount{Type: t.Type.String()}
+			counts[t.Type] = c
+		}
+		c.Tensors++
+		c.Bytes += n
+		if t.Substituted() {
+			s.Substitutions = append(s.Substitutions, Substitution{t.Name, t.Wanted.String(), t.Type.String(), reason(t)})
+		}
+		switch t.Coverage {
+		case Covered:
+			im.With++
+			im.Unseen += t.importance.Unseen()
+		case Uncovered:
+			im.Without++
+			im.Missing = append(im.Missing, t.Name)
+		case Unfitting:
+			im.WrongSize++
+			im.Missing = append(im.Missing, t.Name)
+		}
+		if t.NeedsImportance && t.Coverage != Covered && t.Converted() {
+			s.NeedImportance = append(s.NeedImportance, t.Name)
+		}
+	}
+	for _, c := range counts {
+		s.Types = append(s.Types, *c)
+	}
+	slices.SortFunc(s.Types, func(a, b TypeCount) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Type, b.Type))
+	})
+	if s.Parameters > 0 {
+		s.BitsPerWeight = float64(s.Bytes) * 8 / float64(s.Parameters)
+	}
+	if p.opt.Imatrix != nil {
+		s.Importance = &im
+	}
+	if res != nil {
+		s.Paths = res.Paths[i]
+		s.Sampled = res.Sampled
+		for k, e := range res.Errors[i] {
+			s.Tensors = append(s.Tensors, tensorError(&o.Tensors[k], p.tensors[k].bytes(o.Tensors[k].Type), e))
+		}
+	}
+	return s
+}
+
+func tensorError(t *Planned, bytes int64, e stream.Errors) TensorError {
+	return TensorError{
+		Name: t.Name, From: t.From.String(), Type: t.Type.String(), Dims: t.Dims, Bytes: bytes,
+		Measured: e.N, RMSE: e.RMSE(), Relative: e.Relative(), MaxAbs: e.Max, Cosine: e.Cosine(), SNR: decibels(e.SNR()),
+	}
+}
+
+// Worst returns the n quantized tensors with the largest relative errors.
+func (s *Summary) Worst(n int) []TensorError {
+	var worst []TensorError
+	for _, t := range s.Tensors {
+		if t.Measured > 0 && t.RMSE > 0 {
+			worst = append(worst, t)
+		}
+	}
+	slices.SortStableFunc(worst, func(a, b TensorError) int { return cmp.Compare(b.Relative, a.Relative) })
+	return worst[:min(n, len(worst))]
+}
+
+// Coverage returns the line that says how the importance matrix covers the
+// quantized tensors.
+func (im *Importance) String() string {
+	return fmt.Sprintf("%d tensors with, %d without, %d of the wrong size", im.With, im.Without, im.WrongSize)
+}
+
+// Table lists the plan of output i, a row per tensor: name, dimensions, source
+// and output type, bytes, and what there is to say.
+func (p *Plan) Table(i int) [][]string {
+	o := p.Outputs[i]
+	var rows [][]string
+	for k := range o.Tensors {
+		t := &o.Tensors[k]
+		note := t.Kept
+		switch {
+		case t.Substituted():
+			note = fmt.Sprintf("for %s: %s", t.Wanted, reason(t))
+		case t.Manual:
+			note = "as asked for"
+		}
+		if t.Converted() && recipe.Quantized(t.Type) && (t.Coverage == Uncovered || t.Coverage == Unfitting) {
+			if note != "" {
+				note += "; "
+			}
+			note += "no importance"
+		}
+		rows = append(rows, []string{t.Name, dims(t.Dims), t.From.String(), t.Type.String(), fmt.Sprint(p.tensors[k].bytes(t.Type)), note})
+	}
+	return rows
+}
+
+func dims(d []uint64) string {
+	s := ""
+	for i, n := range d {
+		if i > 0 {
+			s += "x"
+		}
+		s += fmt.Sprint(n)
+	}
+	return s
+}
