@@ -1,0 +1,59 @@
+//go:build !purego
+
+package kernels
+
+import "github.com/smeltgguf/smelt/quant"
+
+// convertSIMD converts as many of the n elements as come in whole registers
+// and returns their number. bad tells that some of them are not finite.
+func convertSIMD(c conversion, dst, src *byte, n int) (done int, bad bool) {
+	n &^= 15
+	if !hasAVX2 || n == 0 {
+		return 0, false
+	}
+	switch c {
+	case f16ToF32:
+		f16ToF32AVX2(dst, src, n)
+	case bf16ToF32:
+		bf16ToF32AVX2(dst, src, n)
+	case f32ToF16:
+		bad = f32ToF16AVX2(dst, src, n)
+	case f32ToBF16:
+		bad = f32ToBF16AVX2(dst, src, n)
+	case bf16ToF16:
+		bad = bf16ToF16AVX2(dst, src, n)
+	case f16ToBF16:
+		bad = f16ToBF16AVX2(dst, src, n)
+	}
+	return n, bad
+}
+
+// encodeSIMD encodes one row that is not empty, or returns false where there is
+// no fast path for the type on this CPU.
+func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
+	if !hasAVX2 || len(row)%t.BlockLen() != 0 || len(dst) != t.RowSize(len(row)) ||
+		(importance != nil && len(importance) != len(row)) {
+		return false
+	}
+	blocks := len(row) / t.BlockLen()
+	if importance == nil || t == quant.Q8_0 {
+		switch t {
+		case quant.Q4_0:
+			encodeQ4_0AVX2(&dst[0], &row[0], blocks)
+			return true
+		case quant.Q4_1:
+			encodeQ4_1AVX2(&dst[0], &row[0], blocks)
+			return true
+		case quant.Q5_0:
+			encodeQ5_0AVX2(&dst[0], &row[0], blocks)
+			return true
+		case quant.Q5_1:
+			encodeQ5_1AVX2(&dst[0], &row[0], blocks)
+			return true
+		case quant.Q8_0:
+			encodeQ8_0AVX2(&dst[0], &row[0], blocks)
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,9 @@
+//go:build !amd64 || purego
+
+package kernels
+
+import "github.com/smeltgguf/smelt/quant"
+
+func convertSIMD(conversion, *byte, *byte, int) (done int, bad bool) { return 0, false }
+
+func encodeSIMD(quant.Type, []byte, []float32, []float32) bool { return false }

@@ -1,0 +1,132 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Whole-slice conversions between plain floats. Byte slices hold little-endian
+// numbers. All round to nearest, halves to even, as ggml does; all panic where
+// lengths disagree. Those that return an int return the index of the first
+// element that is infinite or NaN in the result, by overflow or because the
+// source is, or -1; the whole slice is converted in any case.
+
+// F16ToF32 sets dst[i] to half i of src.
+func F16ToF32(dst []float32, src []byte) { DecodeRow(quant.F16, dst, src) }
+
+// BF16ToF32 sets dst[i] to bfloat16 number i of src.
+func BF16ToF32(dst []float32, src []byte) { DecodeRow(quant.BF16, dst, src) }
+
+// F32ToF16 stores src in half precision.
+func F32ToF16(dst []byte, src []float32) int {
+	checkLengths("F32ToF16", len(dst)/2, len(src), len(dst)%2)
+	if len(src) == 0 {
+		return -1
+	}
+	n, bad := convertSIMD(f32ToF16, &dst[0], (*byte)(unsafe.Pointer(&src[0])), len(src))
+	quant.Encode(quant.F16, dst[2*n:], src[n:], nil)
+	if bad {
+		quant.Encode(quant.F16, dst, src, nil) // NaNs too as ggml has them
+	}
+	if bad || n < len(src) {
+		return firstNonfinite(dst, halfExponent)
+	}
+	return -1
+}
+
+// F32ToBF16 stores src as bfloat16.
+func F32ToBF16(dst []byte, src []float32) int {
+	checkLengths("F32ToBF16", len(dst)/2, len(src), len(dst)%2)
+	if len(src) == 0 {
+		return -1
+	}
+	n, bad := convertSIMD(f32ToBF16, &dst[0], (*byte)(unsafe.Pointer(&src[0])), len(src))
+	quant.Encode(quant.BF16, dst[2*n:], src[n:], nil)
+	if bad {
+		quant.Encode(quant.BF16, dst, src, nil)
+	}
+	if bad || n < len(src) {
+		return firstNonfinite(dst, bfloatExponent)
+	}
+	return -1
+}
+
+// BF16ToF16 converts bfloat16 numbers to halves.
+func BF16ToF16(dst, src []byte) int {
+	return convert16(bf16ToF16, quant.F16, quant.BF16, halfExponent, dst, src)
+}
+
+// F16ToBF16 converts halves to bfloat16 numbers.
+func F16ToBF16(dst, src []byte) int {
+	return convert16(f16ToBF16, quant.BF16, quant.F16, bfloatExponent, dst, src)
+}
+
+func convert16(c conversion, to, from quant.Type, exponent uint16, dst, src []byte) int {
+	checkLengths(fmt.Sprintf("%v to %v", from, to), len(dst), len(src), len(dst)%2)
+	if len(src) == 0 {
+		return -1
+	}
+	n, bad := convertSIMD(c, &dst[0], &src[0], len(src)/2)
+	if bad {
+		n = 0
+	}
+	var buf [256]float32
+	for i := 2 * n; i < len(src); i += 2 * len(buf) {
+		end := min(len(src), i+2*len(buf))
+		f := buf[:(end-i)/2]
+		quant.Decode(from, f, src[i:end])
+		quant.Encode(to, dst[i:end], f, nil)
+	}
+	if 2*n < len(src) {
+		return firstNonfinite(dst, exponent)
+	}
+	return -1
+}
+
+// Exponent bits of 16-bit floats; all ones mean infinity or NaN.
+const (
+	halfExponent   = 0x7c00
+	bfloatExponent = 0x7f80
+)
+
+func firstNonfinite(b []byte, exponent uint16) int {
+	for i := 0; i < len(b); i += 2 {
+		if binary.LittleEndian.Uint16(b[i:])&exponent == exponent {
+			return i / 2
+		}
+	}
+	return -1
+}
+
+func checkLengths(what string, dst, src, rest int) {
+	if dst != src || rest != 0 {
+		panic(fmt.Sprintf("kernels: %s: %d elements into %d", what, src, dst))
+	}
+}
+
+// conversion names an assembly routine.
+type conversion int
+
+const (
+	f16ToF32 conversion = iota
+	bf16ToF32
+	f32ToF16
+	f32ToBF16
+	bf16ToF16
+	f16ToBF16
+)
+
+// FirstNonfinite returns the index of the first NaN or infinity in x, or -1.
+func FirstNonfinite(x []float32) int {
+	const exponent = 0x7f800000
+	for i, v := range x {
+		if math.Float32bits(v)&exponent == exponent {
+			return i
+		}
+	}
+	return -1
+}
