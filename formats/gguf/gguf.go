@@ -4,6 +4,7 @@
 package gguf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -232,21 +233,45 @@ func (r *Rows) Count() int { return r.t.Rows() }
 
 // ReadRows fills dst with n rows from row first on.
 func (r *Rows) ReadRows(dst []byte, first, n int) error {
-	p, size := r.t.part, r.t.Type.RowSize(r.t.RowLen())
+	size := r.t.Type.RowSize(r.t.RowLen())
 	if len(dst) != n*size {
 		panic(fmt.Sprintf("gguf: %d rows of %d bytes into %d", n, size, len(dst)))
 	}
-	off := p.dataOffset + int64(r.t.Offset) + int64(first)*int64(size)
-	k, err := p.r.ReadAt(dst, off)
-	if k == len(dst) {
+	return r.t.readAt(dst, uint64(first)*uint64(size))
+}
+
+// readAt fills p with the tensor's data from byte off on.
+func (t *Tensor) readAt(p []byte, off uint64) error {
+	at := t.part.dataOffset + int64(t.Offset+off)
+	n, err := t.part.r.ReadAt(p, at)
+	if n == len(p) {
 		return nil
 	}
 	if err == io.EOF {
 		err = errChanged
 	} else {
-		err = fmt.Errorf("read error at %d: %w", off+int64(k), cause(err))
+		err = fmt.Errorf("read error at %d: %w", at+int64(n), cause(err))
 	}
-	return fmt.Errorf("%s: tensor %s: %w", p.name, formats.Quote(r.t.Name), err)
+	return fmt.Errorf("%s: tensor %s: %w", t.part.name, formats.Quote(t.Name), err)
+}
+
+// ReadBlocks calls fn with a tensor's data from front to back, as many whole
+// blocks at a time as fit buf, which must hold one.
+func (f *File) ReadBlocks(ctx context.Context, t *Tensor, buf []byte, fn func(b []byte) error) error {
+	per := uint64(len(buf) / t.Type.BlockSize() * t.Type.BlockSize())
+	for off := uint64(0); off < t.Size(); off += per {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b := buf[:min(per, t.Size()-off)]
+		if err := t.readAt(b, off); err != nil {
+			return err
+		}
+		if err := fn(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Map maps the files into memory, for Bytes. A model from NewFile is read into

@@ -242,6 +242,18 @@ func TypeOf(v any) (typ, elem uint32, ok bool) {
 	return 0, 0, false
 }
 
+// TypeName names a value's type, of an array that of its elements: "u32", "string".
+func TypeName(v any) string {
+	typ, elem, ok := TypeOf(v)
+	if !ok {
+		return fmt.Sprintf("%T", v)
+	}
+	if typ == typeArray {
+		typ = elem
+	}
+	return typeNames[typ]
+}
+
 // describe names a value's type for an error: `string "x"`, "array of i8".
 func describe(v any) string {
 	typ, elem, _ := TypeOf(v)

@@ -40,8 +40,11 @@ var commands = []struct {
 	name string
 	make func() *cobra.Command
 }{
+	{"inspect", newInspect},
+	{"merge", newMerge},
 	{"quantize", newQuantize},
 	{"recipe", newRecipe},
+	{"split", newSplit},
 	{"version", newVersion},
 }
 
