@@ -116,27 +116,20 @@ func TestDecode(t *testing.T) {
 	})
 }
 
-// multiply computes one result of a product in float64, from decoded weights
-// and, for Int8, rounded activations and weights, with the sum of the absolute
-// values of the terms.
-func multiply(w Matrix, mode Compute, row int, x []float32) (sum, abs float64) {
+// effective returns the weights of a matrix, (Rows, Cols), as a product uses
+// them: for Int8 those without an integer form are rounded.
+func effective(w Matrix, mode Compute) []float32 {
 	var s scratch
-	weights := make([]float32, w.Cols)
-	src := w.Data[row*w.Type.RowSize(w.Cols):][:w.Type.RowSize(w.Cols)]
-	decode(w.Type, weights, src, &s)
-	if mode == Int8 {
-		x = roundTrip(x)
-		if forms[w.Type].unpack == nil {
-			weights = roundTrip(weights)
+	weights := make([]float32, w.Rows*w.Cols)
+	size := w.Type.RowSize(w.Cols)
+	for r := range w.Rows {
+		row := weights[r*w.Cols:][:w.Cols]
+		decode(w.Type, row, w.Data[r*size:][:size], &s)
+		if mode == Int8 && forms[w.Type].unpack == nil {
+			copy(row, roundTrip(row))
 		}
 	}
-	for i, v := range x {
-		p := float64(v) * float64(weights[i])
-		sum += p
-		abs += math.Abs(p)
-	}
-	// What a type with offsets adds and takes away again counts too.
-	return sum, abs
+	return weights
 }
 
 func roundTrip(x []float32) []float32 {
@@ -184,19 +177,32 @@ func TestMatMul(t *testing.T) {
 	})
 }
 
+// compare computes a product in float64, from what the kernels are given.
 func compare(t *testing.T, mode Compute, w Matrix, out, x []float32, n int) {
 	t.Helper()
 	budget := budgetExact
 	if mode == Int8 {
 		budget = budgetInt8
 	}
+	weights := effective(w, mode)
 	for i := range n {
+		token := x[i*w.Cols:][:w.Cols]
+		if mode == Int8 {
+			token = roundTrip(token)
+		}
 		for row := range w.Rows {
-			want, abs := multiply(w, mode, row, x[i*w.Cols:][:w.Cols])
-			scale := abs + offsetTerms(w, row, x[i*w.Cols:][:w.Cols], mode)
-			if got := float64(out[i*w.Rows+row]); !(math.Abs(got-want) <= budget*scale) {
+			var want, abs float64
+			for c, v := range token {
+				p := float64(v) * float64(weights[row*w.Cols+c])
+				want += p
+				abs += math.Abs(p)
+			}
+			if mode == Int8 {
+				abs += offsetTerms(w, row, token)
+			}
+			if got := float64(out[i*w.Rows+row]); !(math.Abs(got-want) <= budget*abs) {
 				t.Fatalf("%s %s (%d, %d) x %d tokens: token %d row %d is %g, want %g, off by %.2g of the terms' sum",
-					mode, w.Type, w.Rows, w.Cols, n, i, row, got, want, math.Abs(got-want)/scale)
+					mode, w.Type, w.Rows, w.Cols, n, i, row, got, want, math.Abs(got-want)/abs)
 			}
 		}
 	}
@@ -204,23 +210,19 @@ func compare(t *testing.T, mode Compute, w Matrix, out, x []float32, n int) {
 
 // offsetTerms returns the sum of the absolute terms that cancel in integer
 // products: zero and offset times the groups' sums.
-func offsetTerms(w Matrix, row int, x []float32, mode Compute) (abs float64) {
-	if mode == Exact {
-		return 0
-	}
+func offsetTerms(w Matrix, row int, rounded []float32) (abs float64) {
 	var s scratch
 	groups := (w.Cols + 31) / 32
 	u, scale, offset := make([]byte, groups*32), make([]float32, groups*2), make([]float32, groups*2)
 	size := w.Type.RowSize(w.Cols)
 	f := &forms[w.Type]
 	unpack(w.Type, u, scale, offset, w.Data[row*size:][:size], &s)
-	rounded := roundTrip(x)
 	for g := range groups * 32 / f.group {
 		var sum float64
-		for i := g * f.group; i < min((g+1)*f.group, len(x)); i++ {
+		for i := g * f.group; i < min((g+1)*f.group, len(rounded)); i++ {
 			sum += float64(rounded[i])
 		}
-		abs += math.Abs(sum) * (math.Abs(float64(scale[g]))*float64(int(1)<<f.shift&0xff) + math.Abs(float64(offset[g])))
+		abs += math.Abs(sum) * (math.Abs(float64(scale[g]))*float64(f.zero()) + math.Abs(float64(offset[g])))
 	}
 	return abs
 }

@@ -29,7 +29,7 @@ func gemmF32Go(c, a []float32, rs, ks int, b []float32, depth, rows int) {
 // gemmInt8Go adds to c, (tile, lanes), the product of tile rows of unpacked
 // weights (strides strideI and groupsI) and groups of packed activations.
 func gemmInt8Go(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
-	zero := int32(1<<f.shift) & 0xff
+	zero := int32(f.zero())
 	parts := 32 / f.group
 	for r := range tile {
 		for g := range groups {

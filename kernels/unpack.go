@@ -23,6 +23,9 @@ type form struct {
 
 const noZero = 32
 
+// zero returns what is subtracted from the unsigned bytes.
+func (f *form) zero() byte { return byte(uint32(1) << f.shift) }
+
 // rounded is the form of types without an integer form of their own.
 var rounded = form{group: 32, shift: 7}
 
@@ -108,7 +111,7 @@ func decodeRow(t quant.Type, dst []float32, src []byte) {
 
 // expandGo computes dst[i] = scale[g]*(u[i]-zero) + offset[g], g = i/group.
 func expandGo(f *form, dst []float32, u []byte, scale, offset []float32) {
-	zero := int32(1<<f.shift) & 0xff
+	zero := int32(f.zero())
 	for i := range dst {
 		g := i / f.group
 		v := float32(scale[g] * float32(int32(u[i])-zero))

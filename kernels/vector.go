@@ -218,7 +218,7 @@ func Rope(x []float32, headDim int, cos, sin []float32, half bool) {
 	}
 }
 
-func rotate(a, b, cos, sin []float32) {
+func rotateGo(a, b, cos, sin []float32) {
 	for i, c := range cos {
 		x, y, s := a[i], b[i], sin[i]
 		a[i], b[i] = x*c-y*s, x*s+y*c

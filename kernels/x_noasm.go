@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package kernels
 
 import "github.com/smeltgguf/smelt/quant"
@@ -59,3 +61,13 @@ func toHalf(dst []uint16, x []float32) { toHalfGo(dst, x) }
 func fromHalf(dst []float32, x []uint16) { fromHalfGo(dst, x) }
 
 func softmaxLanes(s []float32, sink, sums *[lanes]float32) { softmaxLanesGo(s, sink, sums) }
+
+func rotate(a, b, cos, sin []float32) { rotateGo(a, b, cos, sin) }
+
+func vectorLen() int { return 0 }
+
+func peakFMA(int) float64 { return 0 }
+
+func peakInt8(int) float64 { return 0 }
+
+func readAll([]byte) {}

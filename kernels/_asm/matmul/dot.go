@@ -1,0 +1,278 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+func dots() {
+	for _, w := range []width{avx512, avx2} {
+		dotFloat(w, "dotF32", 4)
+		dotFloat(w, "dotF16", 2)
+		dotFloat(w, "dotBF16", 2)
+	}
+	dotGroups32VNNI()
+	dotGroups16VNNI()
+	dotGroupsAVX2(32)
+	dotGroupsAVX2(16)
+}
+
+// dotFloat multiplies n elements, a multiple of the vector length, in 4
+// accumulators.
+func dotFloat(w width, name string, size int) {
+	step := int(w) / 4
+	text(name+w.suffix(), "func(x *byte, y *float32, n int) float32",
+		name+w.suffix()+" returns the sum of x[i]*y[i], n being a multiple of the vector length.")
+	x, y, n := load("x"), load("y"), load("n")
+	for i := range 4 {
+		zero(w.v(i))
+	}
+	widen := func(m Mem, v reg.VecPhysical) {
+		switch name {
+		case "dotF32":
+			VMOVUPS(m, v)
+		case "dotF16":
+			VCVTPH2PS(m, v)
+		default:
+			VPMOVZXWD(m, v)
+			VPSLLD(U8(16), v, v)
+		}
+	}
+	Label("wide")
+	CMPQ(n, U32(uint32(4*step)))
+	JL(LabelRef("narrow"))
+	if size == 2 {
+		PREFETCHT0(ptr(x, 2048))
+	}
+	for i := range 4 {
+		widen(ptr(x, i*step*size), w.v(4+i))
+		VFMADD231PS(ptr(y, i*int(w)), w.v(4+i), w.v(i))
+	}
+	ADDQ(U32(uint32(4*step*size)), x)
+	ADDQ(U32(uint32(4*w)), y)
+	SUBQ(U32(uint32(4*step)), n)
+	JMP(LabelRef("wide"))
+	Label("narrow")
+	TESTQ(n, n)
+	JZ(LabelRef("sum"))
+	widen(ptr(x, 0), w.v(4))
+	VFMADD231PS(ptr(y, 0), w.v(4), w.v(0))
+	ADDQ(U32(uint32(step*size)), x)
+	ADDQ(U32(uint32(w)), y)
+	SUBQ(U32(uint32(step)), n)
+	JMP(LabelRef("narrow"))
+	Label("sum")
+	VADDPS(w.v(1), w.v(0), w.v(0))
+	VADDPS(w.v(3), w.v(2), w.v(2))
+	VADDPS(w.v(2), w.v(0), w.v(0))
+	sumPS(w, 0, 1)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
+}
+
+// sumPS adds the lanes of register i into its lowest, with a scratch register.
+func sumPS(w width, i, tmp int) {
+	if w == avx512 {
+		VEXTRACTF64X4(U8(1), zmm[i], ymm[tmp])
+		VADDPS(ymm[tmp], ymm[i], ymm[i])
+	}
+	x, t := ymm[i].AsX(), ymm[tmp].AsX()
+	VEXTRACTF128(U8(1), ymm[i], t)
+	VADDPS(t, x, x)
+	VPSHUFD(U8(0x0e), x, t)
+	VADDPS(t, x, x)
+	VPSHUFD(U8(0x01), x, t)
+	VADDSS(t, x, x)
+}
+
+// indices returns a constant of 16 numbers.
+func indices(name string, f func(i int) uint32) Mem {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i := range 16 {
+		DATA(4*i, U32(f(i)))
+	}
+	return m
+}
+
+const dotSignature = "func(u *byte, scale *float32, values *byte, scales *float32, groups int) float32"
+
+// dotGroups32VNNI handles 16 groups of 32 per turn, then pairs, then one.
+func dotGroups32VNNI() {
+	pair := indices("pairOfGroups", func(i int) uint32 { return uint32(i / 8) })
+	two := ConstData("two", U32(2))
+	text("dotGroups32VNNI", dotSignature,
+		"dotGroups32VNNI returns the sum over g of scale[g]*scales[g] * sum of u[i]*values[i] over group g of 32.")
+	u, scale, values, scales, groups := load("u"), load("scale"), load("values"), load("scales"), load("groups")
+	for i := range 4 {
+		zero(zmm[i])
+	}
+	VPBROADCASTD(two, zmm[9])
+	// zmm16 to zmm23 pick the scales of the eight pairs of 16 groups.
+	pick := func(i int) reg.VecPhysical { return zmm[16+i] }
+	VMOVDQU32(pair, pick(0))
+	for i := range 7 {
+		VPADDD(zmm[9], pick(i), pick(i+1))
+	}
+	Label("wide")
+	CMPQ(groups, U32(16))
+	JL(LabelRef("narrow"))
+	VMOVUPS(ptr(scale, 0), zmm[10])
+	VMULPS(ptr(scales, 0), zmm[10], zmm[10])
+	for i := range 8 {
+		p, s := zmm[24+i%4], zmm[28+i%4]
+		VMOVDQU32(ptr(u, 64*i), s)
+		clearZ(p)
+		VPDPBUSD(ptr(values, 64*i), s, p)
+		VCVTDQ2PS(p, p)
+		VPERMPS(zmm[10], pick(i), s)
+		VFMADD231PS(s, p, zmm[i%4])
+	}
+	ADDQ(U32(512), u)
+	ADDQ(U32(512), values)
+	ADDQ(U32(64), scale)
+	ADDQ(U32(64), scales)
+	SUBQ(U32(16), groups)
+	JMP(LabelRef("wide"))
+	Label("narrow")
+	TESTQ(groups, groups)
+	JZ(LabelRef("sum"))
+	VBROADCASTSS(ptr(scale, 0), ymm[10])
+	VMULPS(mulBroadcast(scales, ymm[11]), ymm[10], ymm[10])
+	VMOVDQU(ptr(u, 0), ymm[12])
+	zero(ymm[13])
+	VPDPBUSD(ptr(values, 0), ymm[12], ymm[13])
+	VCVTDQ2PS(ymm[13], ymm[13])
+	VMULPS(ymm[10], ymm[13], ymm[13])
+	VADDPS(zmm[13], zmm[0], zmm[0])
+	ADDQ(U32(32), u)
+	ADDQ(U32(32), values)
+	ADDQ(U32(4), scale)
+	ADDQ(U32(4), scales)
+	DECQ(groups)
+	JMP(LabelRef("narrow"))
+	Label("sum")
+	sumAccumulators()
+}
+
+// mulBroadcast loads one float into all lanes of v.
+func mulBroadcast(p reg.GPVirtual, v reg.VecPhysical) reg.VecPhysical {
+	VBROADCASTSS(ptr(p, 0), v)
+	return v
+}
+
+func sumAccumulators() {
+	VADDPS(zmm[1], zmm[0], zmm[0])
+	VADDPS(zmm[3], zmm[2], zmm[2])
+	VADDPS(zmm[2], zmm[0], zmm[0])
+	sumPS(avx512, 0, 1)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
+}
+
+// dotGroups16VNNI handles 8 groups of 32 per turn, then one.
+func dotGroups16VNNI() {
+	double := indices("doubled", func(i int) uint32 { return uint32(i / 2) })
+	quad := indices("quarters", func(i int) uint32 { return uint32(i / 4) })
+	four := ConstData("four", U32(4))
+	text("dotGroups16VNNI", dotSignature,
+		"dotGroups16VNNI returns the sum over g of scales[g] * (scale[2*g] * sum of u[i]*values[i] over the first 16",
+		"of group g of 32 + scale[2*g+1] * that of the others).")
+	u, scale, values, scales, groups := load("u"), load("scale"), load("values"), load("scales"), load("groups")
+	for i := range 4 {
+		zero(zmm[i])
+	}
+	VMOVDQU32(double, zmm[7])
+	VMOVDQU32(quad, zmm[16])
+	VPBROADCASTD(four, zmm[9])
+	for i := range 3 {
+		VPADDD(zmm[9], zmm[16+i], zmm[17+i])
+	}
+	Label("wide")
+	CMPQ(groups, U32(8))
+	JL(LabelRef("narrow"))
+	VMOVUPS(ptr(scales, 0), ymm[10])
+	VPERMPS(zmm[10], zmm[7], zmm[10])
+	VMULPS(ptr(scale, 0), zmm[10], zmm[10])
+	for i := range 4 {
+		p, s := zmm[24+i], zmm[28+i]
+		VMOVDQU32(ptr(u, 64*i), s)
+		clearZ(p)
+		VPDPBUSD(ptr(values, 64*i), s, p)
+		VCVTDQ2PS(p, p)
+		VPERMPS(zmm[10], zmm[16+i], s)
+		VFMADD231PS(s, p, zmm[i])
+	}
+	ADDQ(U32(256), u)
+	ADDQ(U32(256), values)
+	ADDQ(U32(64), scale)
+	ADDQ(U32(32), scales)
+	SUBQ(U32(8), groups)
+	JMP(LabelRef("wide"))
+	Label("narrow")
+	TESTQ(groups, groups)
+	JZ(LabelRef("sum"))
+	VMOVSD(ptr(scale, 0), reg.X10) // two scales
+	VPERMPS(zmm[10], zmm[16], zmm[10])
+	VBROADCASTSS(ptr(scales, 0), ymm[11])
+	VMULPS(ymm[11], ymm[10], ymm[10])
+	VMOVDQU(ptr(u, 0), ymm[12])
+	zero(ymm[13])
+	VPDPBUSD(ptr(values, 0), ymm[12], ymm[13])
+	VCVTDQ2PS(ymm[13], ymm[13])
+	VMULPS(ymm[10], ymm[13], ymm[13])
+	VADDPS(zmm[13], zmm[0], zmm[0])
+	ADDQ(U32(32), u)
+	ADDQ(U32(32), values)
+	ADDQ(U32(8), scale)
+	ADDQ(U32(4), scales)
+	DECQ(groups)
+	JMP(LabelRef("narrow"))
+	Label("sum")
+	sumAccumulators()
+}
+
+// dotGroupsAVX2 widens to 16 bits: products of unsigned and signed bytes may
+// not fit VPMADDUBSW's sums.
+func dotGroupsAVX2(group int) {
+	name := map[int]string{16: "dotGroups16AVX2", 32: "dotGroups32AVX2"}[group]
+	text(name, dotSignature, name+" is dotGroups for groups of 32 with one scale per "+map[int]string{16: "16.", 32: "32."}[group])
+	u, scale, values, scales, groups := load("u"), load("scale"), load("values"), load("scales"), load("groups")
+	zero(reg.Y0)
+	zero(reg.Y1)
+	TESTQ(groups, groups)
+	JZ(LabelRef("sum"))
+	Label("loop")
+	VBROADCASTSS(ptr(scales, 0), reg.Y6)
+	for p := range 2 {
+		VPMOVZXBW(ptr(u, 16*p), ymm[2+p])
+		VPMOVSXBW(ptr(values, 16*p), ymm[4+p])
+		VPMADDWD(ymm[4+p], ymm[2+p], ymm[2+p])
+	}
+	if group == 32 {
+		VPADDD(reg.Y3, reg.Y2, reg.Y2)
+		VBROADCASTSS(ptr(scale, 0), reg.Y7)
+		VMULPS(reg.Y6, reg.Y7, reg.Y7)
+		VCVTDQ2PS(reg.Y2, reg.Y2)
+		VFMADD231PS(reg.Y7, reg.Y2, reg.Y0)
+		ADDQ(U32(4), scale)
+	} else {
+		for p := range 2 {
+			VBROADCASTSS(ptr(scale, 4*p), reg.Y7)
+			VMULPS(reg.Y6, reg.Y7, reg.Y7)
+			VCVTDQ2PS(ymm[2+p], ymm[2+p])
+			VFMADD231PS(reg.Y7, ymm[2+p], ymm[p])
+		}
+		ADDQ(U32(8), scale)
+	}
+	ADDQ(U32(32), u)
+	ADDQ(U32(32), values)
+	ADDQ(U32(4), scales)
+	DECQ(groups)
+	JNZ(LabelRef("loop"))
+	Label("sum")
+	VADDPS(reg.Y1, reg.Y0, reg.Y0)
+	sumPS(avx2, 0, 1)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// peaks writes loops that do nothing but keep the execution units busy.
+func peaks() {
+	for _, w := range []width{avx512, avx2} {
+		text("peakFMA"+w.suffix(), "func(n int)",
+			fmt.Sprintf("peakFMA%s runs n times 10 independent multiply-adds of %d float32.", w.suffix(), int(w)/4))
+		n := load("n")
+		for i := range 12 {
+			zero(w.v(i))
+		}
+		Label("loop")
+		for i := range 10 {
+			VFMADD231PS(w.v(10), w.v(11), w.v(i))
+		}
+		DECQ(n)
+		JNZ(LabelRef("loop"))
+		ret()
+
+		text("readAll"+w.suffix(), "func(x *byte, n int)",
+			"readAll"+w.suffix()+" loads n bytes, a multiple of 256.")
+		x, n := load("x"), load("n")
+		TESTQ(n, n)
+		JZ(LabelRef("done"))
+		Label("loop")
+		for i := 0; i < 256; i += int(w) {
+			VMOVUPS(ptr(x, i), w.v(i/int(w)))
+		}
+		ADDQ(U32(256), x)
+		SUBQ(U32(256), n)
+		JNZ(LabelRef("loop"))
+		Label("done")
+		ret()
+	}
+	text("peakVNNI", "func(n int)", "peakVNNI runs n times 14 independent products of 64 bytes.")
+	n := load("n")
+	for i := range 16 {
+		zero(zmm[i])
+	}
+	Label("loop")
+	for i := range 14 {
+		VPDPBUSD(zmm[14], zmm[15], zmm[i])
+	}
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+
+	text("peakMADD", "func(n int)", "peakMADD runs n times 4 independent products of 32 bytes, as AVX2 does them.")
+	n = load("n")
+	for i := range 16 {
+		zero(ymm[i])
+	}
+	Label("loop")
+	for i := range 4 {
+		VPMADDUBSW(reg.Y14, reg.Y15, ymm[4+i])
+		VPMADDWD(reg.Y13, ymm[4+i], ymm[4+i])
+		VPADDD(ymm[4+i], ymm[i], ymm[i])
+	}
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+}

@@ -1,0 +1,448 @@
+//go:build amd64 && !purego
+
+package kernels
+
+import (
+	"unsafe"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// Which kernel runs where. Vectors are handled in multiples of their length,
+// the rest in plain Go.
+
+// vectorLen is the number of float32 in a vector, 0 without any.
+func vectorLen() int {
+	switch {
+	case hasAVX512:
+		return 16
+	case hasAVX2:
+		return 8
+	}
+	return 0
+}
+
+// whole returns the largest multiple of the vector length within n.
+func whole(n int) int {
+	if v := vectorLen(); v > 0 {
+		return n &^ (v - 1)
+	}
+	return 0
+}
+
+func gemmF32(c, a []float32, rs, ks int, b []float32, depth, rows int) {
+	if depth == 0 {
+		return
+	}
+	_, _, _ = c[rows*lanes-1], a[(rows-1)*rs+(depth-1)*ks], b[depth*lanes-1]
+	r, k := uintptr(4*rs), uintptr(4*ks)
+	switch {
+	case hasAVX512 && rows == tile:
+		gemmF32x8AVX512(&c[0], &a[0], r, k, &b[0], depth)
+	case hasAVX512 && rows == 1:
+		gemmF32x1AVX512(&c[0], &a[0], r, k, &b[0], depth)
+	case hasAVX2 && rows == tile:
+		for half := 0; half < lanes; half += 16 {
+			gemmF32x4AVX2(&c[half], &a[0], r, k, &b[half], depth)
+			gemmF32x4AVX2(&c[4*lanes+half], &a[4*rs], r, k, &b[half], depth)
+		}
+	case hasAVX2 && rows == 1:
+		gemmF32x1AVX2(&c[0], &a[0], r, k, &b[0], depth)
+		gemmF32x1AVX2(&c[16], &a[0], r, k, &b[16], depth)
+	default:
+		gemmF32Go(c, a, rs, ks, b, depth, rows)
+	}
+}
+
+func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
+	if groups == 0 {
+		return
+	}
+	per := groups * 32 / f.group
+	_, _, _ = c[tile*lanes-1], u[(tile-1)*strideI+groups*32-1], acts[groups*actGroup-1]
+	_, _ = scale[(tile-1)*groupsI+per-1], offset[(tile-1)*groupsI+per-1]
+	switch {
+	case hasVNNI:
+		kernel := gemmInt8g32VNNI
+		switch {
+		case f.group == 32 && f.offset:
+			kernel = gemmInt8g32oVNNI
+		case f.group == 16 && !f.offset:
+			kernel = gemmInt8g16VNNI
+		case f.group == 16:
+			kernel = gemmInt8g16oVNNI
+		}
+		kernel(&c[0], &u[0], &scale[0], &offset[0], &acts[0], groups, uint64(f.shift))
+	case hasAVX2:
+		kernel := gemmInt8g32AVX2
+		switch {
+		case f.group == 32 && f.offset:
+			kernel = gemmInt8g32oAVX2
+		case f.group == 16 && !f.offset:
+			kernel = gemmInt8g16AVX2
+		case f.group == 16:
+			kernel = gemmInt8g16oAVX2
+		}
+		for r := 0; r < tile; r += 4 {
+			for half := 0; half < lanes; half += 16 {
+				kernel(&c[r*lanes+half], &u[r*strideI], &scale[r*groupsI], &offset[r*groupsI], &acts[4*half], groups, uint64(f.zero()))
+			}
+		}
+	default:
+		gemmInt8Go(f, c, u, scale, offset, acts, groups)
+	}
+}
+
+func transpose16(dst []float32, ds int, src []float32, ss int) {
+	_, _ = dst[15*ds+15], src[15*ss+15]
+	switch {
+	case hasAVX512:
+		transpose16AVX512((*byte)(unsafe.Pointer(&dst[0])), uintptr(4*ds), (*byte)(unsafe.Pointer(&src[0])), uintptr(4*ss))
+	case hasAVX2:
+		for i := 0; i < 16; i += 8 {
+			for j := 0; j < 16; j += 8 {
+				transpose8AVX2((*byte)(unsafe.Pointer(&dst[j*ds+i])), uintptr(4*ds), (*byte)(unsafe.Pointer(&src[i*ss+j])), uintptr(4*ss))
+			}
+		}
+	default:
+		transpose16Go(dst, ds, src, ss)
+	}
+}
+
+func interleave(dst, src []byte, stride int) {
+	if !hasAVX2 {
+		interleaveGo(dst, src, stride)
+		return
+	}
+	_, _ = dst[32*lanes-1], src[(lanes-1)*stride+31]
+	for t := 0; t < lanes; t += 8 {
+		transpose8AVX2(&dst[4*t], 4*lanes, &src[t*stride], uintptr(stride))
+	}
+}
+
+func quantizeRow(values []byte, scales []float32, sums []int32, x []float32) {
+	groups := 0
+	if hasAVX2 {
+		groups = len(x) / 32
+		if groups > 0 {
+			_, _, _ = values[groups*32-1], scales[groups-1], sums[2*groups-1]
+			quantizeRowAVX2(&values[0], &scales[0], &sums[0], &x[0], groups)
+		}
+	}
+	quantizeRowGo(values[groups*32:], scales[groups:], sums[2*groups:], x[groups*32:])
+}
+
+func dotF32(x, y []float32) float32 {
+	n := whole(len(x))
+	if n == 0 {
+		return dotF32Go(x, y)
+	}
+	_ = y[len(x)-1]
+	dot := dotF32AVX2
+	if hasAVX512 {
+		dot = dotF32AVX512
+	}
+	s := dot((*byte)(unsafe.Pointer(&x[0])), &y[0], n)
+	if n < len(x) {
+		s += dotF32Go(x[n:], y[n:])
+	}
+	return s
+}
+
+func dotF16(row []byte, x []float32) float32 {
+	n := whole(len(x))
+	if n == 0 {
+		return dotF16Go(row, x)
+	}
+	_ = row[2*len(x)-1]
+	dot := dotF16AVX2
+	if hasAVX512 {
+		dot = dotF16AVX512
+	}
+	s := dot(&row[0], &x[0], n)
+	if n < len(x) {
+		s += dotF16Go(row[2*n:], x[n:])
+	}
+	return s
+}
+
+func dotBF16(row []byte, x []float32) float32 {
+	n := whole(len(x))
+	if n == 0 {
+		return dotBF16Go(row, x)
+	}
+	_ = row[2*len(x)-1]
+	dot := dotBF16AVX2
+	if hasAVX512 {
+		dot = dotBF16AVX512
+	}
+	s := dot(&row[0], &x[0], n)
+	if n < len(x) {
+		s += dotBF16Go(row[2*n:], x[n:])
+	}
+	return s
+}
+
+func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
+	if groups == 0 || !hasAVX2 {
+		return dotGroupsGo(group, u, scale, values, scales, groups)
+	}
+	_, _, _, _ = u[groups*32-1], scale[groups*32/group-1], values[groups*32-1], scales[groups-1]
+	switch {
+	case hasVNNI && group == 32:
+		return dotGroups32VNNI(&u[0], &scale[0], &values[0], &scales[0], groups)
+	case hasVNNI:
+		return dotGroups16VNNI(&u[0], &scale[0], &values[0], &scales[0], groups)
+	case group == 32:
+		return dotGroups32AVX2(&u[0], &scale[0], &values[0], &scales[0], groups)
+	default:
+		return dotGroups16AVX2(&u[0], &scale[0], &values[0], &scales[0], groups)
+	}
+}
+
+func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
+	groups := len(dst) / f.group
+	if groups == 0 || !hasAVX2 {
+		expandGo(f, dst, u, scale, offset)
+		return
+	}
+	_, _ = u[groups*f.group-1], scale[groups-1]
+	var off *float32
+	if f.offset {
+		off = &offset[:groups][0]
+	}
+	if hasAVX512 {
+		expandAVX512(&dst[0], &u[0], &scale[0], off, groups, f.group, uint64(f.zero()))
+	} else {
+		expandAVX2(&dst[0], &u[0], &scale[0], off, groups, f.group, uint64(f.zero()))
+	}
+}
+
+// widen runs one of the kernels that expand 16-bit floats.
+func widen(wide, narrow func(dst *float32, src *byte, n int), dst []float32, src *byte) (n int) {
+	if n = whole(len(dst)); n > 0 {
+		if hasAVX512 {
+			wide(&dst[0], src, n)
+		} else {
+			narrow(&dst[0], src, n)
+		}
+	}
+	return n
+}
+
+func halfRow(dst []float32, src []byte) {
+	if len(dst) == 0 {
+		return
+	}
+	_ = src[2*len(dst)-1]
+	n := widen(halfRowAVX512, halfRowAVX2, dst, &src[0])
+	halfRowGo(dst[n:], src[2*n:])
+}
+
+func bfloatRow(dst []float32, src []byte) {
+	if len(dst) == 0 {
+		return
+	}
+	_ = src[2*len(dst)-1]
+	n := widen(bfloatRowAVX512, bfloatRowAVX2, dst, &src[0])
+	bfloatRowGo(dst[n:], src[2*n:])
+}
+
+func fromHalf(dst []float32, x []uint16) {
+	if len(x) == 0 {
+		return
+	}
+	n := widen(halfRowAVX512, halfRowAVX2, dst, (*byte)(unsafe.Pointer(&x[0])))
+	fromHalfGo(dst[n:], x[n:])
+}
+
+func toHalf(dst []uint16, x []float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		toHalfAVX512(&dst[0], &x[0], n)
+	default:
+		toHalfAVX2(&dst[0], &x[0], n)
+	}
+	toHalfGo(dst[n:], x[n:])
+}
+
+func sumSquares(x []float32) float64 {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+		return sumSquaresGo(x)
+	case hasAVX512:
+		return sumSquaresAVX512(&x[0], n) + sumSquaresGo(x[n:])
+	default:
+		return sumSquaresAVX2(&x[0], n) + sumSquaresGo(x[n:])
+	}
+}
+
+func mulScale(out, x, weight []float32, s float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		mulScaleAVX512(&out[0], &x[0], &weight[0], n, s)
+	default:
+		mulScaleAVX2(&out[0], &x[0], &weight[0], n, s)
+	}
+	mulScaleGo(out[n:], x[n:], weight[n:], s)
+}
+
+func scaleAdd(dst, x []float32, s float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		scaleAddAVX512(&dst[0], &x[0], n, s)
+	default:
+		scaleAddAVX2(&dst[0], &x[0], n, s)
+	}
+	scaleAddGo(dst[n:], x[n:], s)
+}
+
+func maximum(x []float32) float32 {
+	n := whole(len(x))
+	top := maximumGo(x[n:])
+	switch {
+	case n == 0:
+	case hasAVX512:
+		top = max(top, maximumAVX512(&x[0], n))
+	default:
+		top = max(top, maximumAVX2(&x[0], n))
+	}
+	return top
+}
+
+func expSum(dst, x []float32, top float32) float64 {
+	n := whole(len(x))
+	var d *float32
+	rest := dst
+	if dst != nil {
+		rest = dst[n:]
+		if n > 0 {
+			d = &dst[0]
+		}
+	}
+	sum := expSumGo(rest, x[n:], top)
+	switch {
+	case n == 0:
+	case hasAVX512:
+		sum += expSumAVX512(d, &x[0], n, top)
+	default:
+		sum += expSumAVX2(d, &x[0], n, top)
+	}
+	return sum
+}
+
+func siluMul(out, gate, up []float32) {
+	n := whole(len(gate))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		siluMulAVX512(&out[0], &gate[0], &up[0], n)
+	default:
+		siluMulAVX2(&out[0], &gate[0], &up[0], n)
+	}
+	siluMulGo(out[n:], gate[n:], up[n:])
+}
+
+func gelu(out, x []float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		geluAVX512(&out[0], &x[0], n)
+	default:
+		geluAVX2(&out[0], &x[0], n)
+	}
+	geluGo(out[n:], x[n:])
+}
+
+func softcap(x []float32, limit float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		softcapAVX512(&x[0], n, limit, 2/limit)
+	default:
+		softcapAVX2(&x[0], n, limit, 2/limit)
+	}
+	softcapGo(x[n:], limit)
+}
+
+func rotate(a, b, cos, sin []float32) {
+	n := whole(len(cos))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		rotateAVX512(&a[0], &b[0], &cos[0], &sin[0], n)
+	default:
+		rotateAVX2(&a[0], &b[0], &cos[0], &sin[0], n)
+	}
+	rotateGo(a[n:], b[n:], cos[n:], sin[n:])
+}
+
+func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
+	v := vectorLen()
+	if v == 0 || len(s) == 0 {
+		softmaxLanesGo(s, sink, sums)
+		return
+	}
+	for l := 0; l < lanes; l += v {
+		if hasAVX512 {
+			softmaxLanesAVX512(&s[l], len(s)/lanes, &sink[l], &sums[l])
+		} else {
+			softmaxLanesAVX2(&s[l], len(s)/lanes, &sink[l], &sums[l])
+		}
+	}
+}
+
+func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) bool {
+	return false
+}
+
+// The loops behind the measured ceilings return the operations that they did.
+// They run in pieces, for assembly cannot be preempted.
+
+func peakFMA(n int) float64 {
+	v := vectorLen()
+	for i := 0; v > 0 && i < n; i += 1 << 16 {
+		if hasAVX512 {
+			peakFMAAVX512(1 << 16)
+		} else {
+			peakFMAAVX2(1 << 16)
+		}
+	}
+	return float64(n) * 10 * 2 * float64(v)
+}
+
+func peakInt8(n int) float64 {
+	switch {
+	case hasVNNI:
+		for i := 0; i < n; i += 1 << 16 {
+			peakVNNI(1 << 16)
+		}
+		return float64(n) * 14 * 2 * 64
+	case hasAVX2:
+		for i := 0; i < n; i += 1 << 16 {
+			peakMADD(1 << 16)
+		}
+		return float64(n) * 4 * 2 * 32
+	}
+	return 0
+}
+
+func readAll(buf []byte) {
+	n := len(buf) &^ 255
+	switch {
+	case n == 0:
+	case hasAVX512:
+		readAllAVX512(&buf[0], n)
+	case hasAVX2:
+		readAllAVX2(&buf[0], n)
+	}
+}
