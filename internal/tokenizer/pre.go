@@ -240,8 +240,8 @@ func digitsFromRight(s string, from int, memo *int) (int, int) {
 // thousands is \d{1,3}(?=(?:\d{3})*\b): the same, but for runs of \d, and not
 // where a letter follows the run.
 func thousands(s string, from int, memo *int) (int, int) {
-	return groupFromRight(s, from, memo, unicode.IsDigit, func(r rune) bool {
-		return classTable[r]&(letter|mark|number) != 0 || unicode.Is(unicode.Pc, r)
+	return groupFromRight(s, from, memo, unicode.IsDigit, func(r rune) bool { // \w
+		return classTable[r]&(letter|mark) != 0 || unicode.In(r, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic)
 	})
 }
 
