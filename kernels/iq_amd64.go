@@ -41,6 +41,7 @@ var iqOpsAVX2 = quant.IQOps{
 			gridSums4AVX2(g)
 		}
 	},
+	IQ1Order:  iq1Order,
 	IQ1Split:  func(s *quant.IQ1Split) { iq1SplitAVX2(s) },
 	IQ1MSplit: func(s *quant.IQ1Split) { iq1mSplitAVX2(s) },
 	IQ4Sums:   func(w *quant.IQ4Trials) { iq4SumsAVX2(w) },
@@ -69,10 +70,15 @@ var iqOpsAVX512 = quant.IQOps{
 			gridSums4AVX512(g)
 		}
 	},
+	IQ1Order:  iq1Order,
 	IQ1Split:  func(s *quant.IQ1Split) { iq1SplitAVX512(s) },
 	IQ1MSplit: func(s *quant.IQ1Split) { iq1mSplitAVX512(s) },
 	IQ4Sums:   func(w *quant.IQ4Trials) { iq4SumsAVX512(w) },
 	IQ4Pack:   iq4Pack,
+}
+
+func iq1Order(order *[32]uint8, x []float32) {
+	iq1OrderAVX2(order, &x[0], len(x))
 }
 
 func iq4Pack(dst []byte, x []float32, inv float32) {
@@ -205,6 +211,21 @@ func gridSums4AVX2(trials *quant.GridTrials)
 
 //go:noescape
 func gridSums4AVX512(trials *quant.GridTrials)
+
+// iq1OrderAVX2, for n a multiple of 8, at most 32: lanes are i.
+//
+//	for i := range n {
+//		rank := 0
+//		for j := range n {
+//			if x[j] < x[i] || x[j] == x[i] && j < i {
+//				rank++
+//			}
+//		}
+//		order[rank] = uint8(i)
+//	}
+//
+//go:noescape
+func iq1OrderAVX2(order *[32]uint8, x *float32, n int)
 
 // iq1Split: lanes are upper bounds; plus and minus are the levels -1, 0 and 1
 // moved up and down by 1/8.

@@ -355,14 +355,15 @@ candidates:
 	SUBQ       $0x08, R13
 	JG         candidates
 	VMOVUPS    Y10, (SP)
-	VPERM2F128 $0x01, Y9, Y9, Y2
-	VMINPS     Y2, Y9, Y1
+	VMOVAPS    Y9, Y1
+	VPERM2F128 $0x01, Y1, Y1, Y2
+	VMINPS     Y2, Y1, Y1
 	VPERMILPS  $0x4e, Y1, Y2
 	VMINPS     Y2, Y1, Y1
 	VPERMILPS  $0xb1, Y1, Y2
 	VMINPS     Y2, Y1, Y1
-	VCMPPS     $0x00, Y1, Y9, Y2
-	VMOVMSKPS  Y2, R13
+	VCMPPS     $0x00, Y1, Y9, Y1
+	VMOVMSKPS  Y1, R13
 	TZCNTL     R13, R14
 	MOVL       (SP)(R14*4), R15
 
@@ -752,14 +753,15 @@ candidates:
 	SUBQ       $0x08, R13
 	JG         candidates
 	VMOVUPS    Y6, (SP)
-	VPERM2F128 $0x01, Y5, Y5, Y2
-	VMINPS     Y2, Y5, Y1
+	VMOVAPS    Y5, Y1
+	VPERM2F128 $0x01, Y1, Y1, Y2
+	VMINPS     Y2, Y1, Y1
 	VPERMILPS  $0x4e, Y1, Y2
 	VMINPS     Y2, Y1, Y1
 	VPERMILPS  $0xb1, Y1, Y2
 	VMINPS     Y2, Y1, Y1
-	VCMPPS     $0x00, Y1, Y5, Y2
-	VMOVMSKPS  Y2, R13
+	VCMPPS     $0x00, Y1, Y5, Y1
+	VMOVMSKPS  Y1, R13
 	TZCNTL     R13, R14
 	MOVL       (SP)(R14*4), R15
 
@@ -1084,70 +1086,161 @@ GLOBL iqOddValues<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX2, BMI
 TEXT ·iq1SplitAVX2(SB), NOSPLIT, $128-8
 	MOVQ         s+0(FP), AX
-	VXORPS       Y1, Y1, Y1
-	VBROADCASTSS iqLowest<>+0(SB), Y2
-	MOVQ         $-1, CX
-	XORQ         DX, DX
-	XORQ         BX, BX
-	VXORPS       X0, X0, X0
+	VBROADCASTSS 520(AX), Y0
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y2, Y2, Y2
+	VBROADCASTSS iqMaxFloat<>+0(SB), Y4
 	XORQ         SI, SI
 
-low:
-	VBROADCASTSS 8(AX)(SI*4), Y3
-	VBROADCASTSS 392(AX)(SI*4), Y4
-	MOVQ         SI, DI
+boundLow:
+	MOVQ SI, DI
 
-high:
-	VMOVUPS      8(AX)(DI*4), Y5
-	VBROADCASTSS 136(AX), Y6
-	VMOVUPS      392(AX)(DI*4), Y7
-	VBROADCASTSS 520(AX), Y8
-	VSUBPS       Y5, Y6, Y6
-	VSUBPS       Y3, Y5, Y5
-	VSUBPS       Y7, Y8, Y8
-	VSUBPS       Y4, Y7, Y7
-	VMULPS       iqLevelP0<>+0(SB), Y3, Y9
-	VMULPS       iqLevelP1<>+0(SB), Y5, Y10
-	VADDPS       Y10, Y9, Y9
-	VMULPS       iqLevelP2<>+0(SB), Y6, Y10
-	VADDPS       Y10, Y9, Y9
-	VMULPS       iqLevelP0<>+0(SB), Y4, Y11
-	VMULPS       iqLevelP0<>+0(SB), Y11, Y11
-	VMULPS       iqLevelP1<>+0(SB), Y7, Y10
-	VMULPS       iqLevelP1<>+0(SB), Y10, Y10
-	VADDPS       Y10, Y11, Y11
-	VMULPS       iqLevelP2<>+0(SB), Y8, Y10
-	VMULPS       iqLevelP2<>+0(SB), Y10, Y10
-	VADDPS       Y10, Y11, Y11
-	VMOVUPS      Y9, (SP)
-	VMOVUPS      Y11, 64(SP)
-	VMULPS       Y9, Y9, Y9
-	VMULPS       Y11, Y2, Y10
-	VCMPPS       $0x1e, Y10, Y9, Y10
-	VCMPPS       $0x1e, Y1, Y11, Y11
-	VANDPS       Y11, Y10, Y10
-	VMULPS       iqLevelM0<>+0(SB), Y3, Y9
-	VMULPS       iqLevelM1<>+0(SB), Y5, Y5
-	VADDPS       Y5, Y9, Y9
-	VMULPS       iqLevelM2<>+0(SB), Y6, Y5
-	VADDPS       Y5, Y9, Y9
-	VMULPS       iqLevelM0<>+0(SB), Y4, Y6
-	VMULPS       iqLevelM0<>+0(SB), Y6, Y6
-	VMULPS       iqLevelM1<>+0(SB), Y7, Y5
-	VMULPS       iqLevelM1<>+0(SB), Y5, Y5
-	VADDPS       Y5, Y6, Y6
-	VMULPS       iqLevelM2<>+0(SB), Y8, Y5
-	VMULPS       iqLevelM2<>+0(SB), Y5, Y5
-	VADDPS       Y5, Y6, Y6
-	VMOVUPS      Y9, 32(SP)
-	VMOVUPS      Y6, 96(SP)
-	VMULPS       Y9, Y9, Y9
-	VMULPS       Y6, Y2, Y5
-	VCMPPS       $0x1e, Y5, Y9, Y5
-	VCMPPS       $0x1e, Y1, Y6, Y6
-	VANDPS       Y6, Y5, Y5
-	VORPS        Y5, Y10, Y10
-	VMOVMSKPS    Y10, R8
+boundHigh:
+	VBROADCASTSS 8(AX)(SI*4), Y1
+	VBROADCASTSS 392(AX)(SI*4), Y5
+	VMOVUPS      8(AX)(DI*4), Y6
+	VBROADCASTSS 136(AX), Y7
+	VMOVUPS      392(AX)(DI*4), Y8
+	VSUBPS       Y6, Y7, Y7
+	VSUBPS       Y1, Y6, Y6
+	VSUBPS       Y8, Y0, Y9
+	VSUBPS       Y5, Y8, Y8
+	VMULPS       iqLevelP0<>+0(SB), Y1, Y10
+	VMULPS       iqLevelP1<>+0(SB), Y6, Y11
+	VADDPS       Y11, Y10, Y10
+	VMULPS       iqLevelP2<>+0(SB), Y7, Y11
+	VADDPS       Y11, Y10, Y10
+	VMULPS       iqLevelP0<>+0(SB), Y5, Y12
+	VMULPS       iqLevelP0<>+0(SB), Y12, Y12
+	VMULPS       iqLevelP1<>+0(SB), Y8, Y11
+	VMULPS       iqLevelP1<>+0(SB), Y11, Y11
+	VADDPS       Y11, Y12, Y12
+	VMULPS       iqLevelP2<>+0(SB), Y9, Y11
+	VMULPS       iqLevelP2<>+0(SB), Y11, Y11
+	VADDPS       Y11, Y12, Y12
+	VMINPS       Y4, Y12, Y4
+	VMULPS       Y10, Y10, Y10
+	VRCPPS       Y12, Y12
+	VMULPS       Y12, Y10, Y10
+	VMAXPS       Y2, Y10, Y2
+	VMULPS       iqLevelM0<>+0(SB), Y1, Y1
+	VMULPS       iqLevelM1<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y1, Y1
+	VMULPS       iqLevelM2<>+0(SB), Y7, Y6
+	VADDPS       Y6, Y1, Y1
+	VMULPS       iqLevelM0<>+0(SB), Y5, Y5
+	VMULPS       iqLevelM0<>+0(SB), Y5, Y5
+	VMULPS       iqLevelM1<>+0(SB), Y8, Y6
+	VMULPS       iqLevelM1<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y5, Y5
+	VMULPS       iqLevelM2<>+0(SB), Y9, Y6
+	VMULPS       iqLevelM2<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y5, Y5
+	VMINPS       Y4, Y5, Y4
+	VMULPS       Y1, Y1, Y1
+	VRCPPS       Y5, Y5
+	VMULPS       Y5, Y1, Y1
+	VMAXPS       Y2, Y1, Y2
+	ADDQ         $0x08, DI
+	CMPQ         DI, $0x20
+	JLE          boundHigh
+	ADDQ         $0x02, SI
+	CMPQ         SI, $0x20
+	JLE          boundLow
+	VPERM2F128   $0x01, Y2, Y2, Y1
+	VMAXPS       Y1, Y2, Y2
+	VPERMILPS    $0x4e, Y2, Y1
+	VMAXPS       Y1, Y2, Y2
+	VPERMILPS    $0xb1, Y2, Y1
+	VMAXPS       Y1, Y2, Y2
+	VPERM2F128   $0x01, Y4, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VPERMILPS    $0x4e, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VPERMILPS    $0xb1, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VBROADCASTSS iqLowest<>+0(SB), Y1
+	VMULSS       iqHundredth<>+0(SB), X0, X5
+	VUCOMISS     X5, X4
+	JBE          start
+	VMULSS       X0, X2, X5
+	VUCOMISS     iqSmall<>+0(SB), X5
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X5
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X2
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X2
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X0
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X0
+	JHI          start
+	VMULSS       iqBelow<>+0(SB), X2, X2
+	VBROADCASTSS X2, Y1
+
+start:
+	MOVQ   $-1, CX
+	XORQ   DX, DX
+	XORQ   BX, BX
+	VXORPS X2, X2, X2
+	XORQ   SI, SI
+
+scanLow:
+	MOVQ SI, DI
+
+scanHigh:
+	VBROADCASTSS 8(AX)(SI*4), Y4
+	VBROADCASTSS 392(AX)(SI*4), Y5
+	VMOVUPS      8(AX)(DI*4), Y6
+	VBROADCASTSS 136(AX), Y7
+	VMOVUPS      392(AX)(DI*4), Y8
+	VSUBPS       Y6, Y7, Y7
+	VSUBPS       Y4, Y6, Y6
+	VSUBPS       Y8, Y0, Y9
+	VSUBPS       Y5, Y8, Y8
+	VMULPS       iqLevelP0<>+0(SB), Y4, Y10
+	VMULPS       iqLevelP1<>+0(SB), Y6, Y11
+	VADDPS       Y11, Y10, Y10
+	VMULPS       iqLevelP2<>+0(SB), Y7, Y11
+	VADDPS       Y11, Y10, Y10
+	VMULPS       iqLevelP0<>+0(SB), Y5, Y12
+	VMULPS       iqLevelP0<>+0(SB), Y12, Y12
+	VMULPS       iqLevelP1<>+0(SB), Y8, Y11
+	VMULPS       iqLevelP1<>+0(SB), Y11, Y11
+	VADDPS       Y11, Y12, Y12
+	VMULPS       iqLevelP2<>+0(SB), Y9, Y11
+	VMULPS       iqLevelP2<>+0(SB), Y11, Y11
+	VADDPS       Y11, Y12, Y12
+	VMOVUPS      Y10, (SP)
+	VMOVUPS      Y12, 64(SP)
+	VMULPS       Y10, Y10, Y10
+	VMULPS       Y12, Y1, Y11
+	VCMPPS       $0x1e, Y11, Y10, Y11
+	VCMPPS       $0x1e, Y3, Y12, Y12
+	VANDPS       Y12, Y11, Y11
+	VMULPS       iqLevelM0<>+0(SB), Y4, Y4
+	VMULPS       iqLevelM1<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y4, Y4
+	VMULPS       iqLevelM2<>+0(SB), Y7, Y6
+	VADDPS       Y6, Y4, Y4
+	VMULPS       iqLevelM0<>+0(SB), Y5, Y5
+	VMULPS       iqLevelM0<>+0(SB), Y5, Y5
+	VMULPS       iqLevelM1<>+0(SB), Y8, Y6
+	VMULPS       iqLevelM1<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y5, Y5
+	VMULPS       iqLevelM2<>+0(SB), Y9, Y6
+	VMULPS       iqLevelM2<>+0(SB), Y6, Y6
+	VADDPS       Y6, Y5, Y5
+	VMOVUPS      Y4, 32(SP)
+	VMOVUPS      Y5, 96(SP)
+	VMULPS       Y4, Y4, Y4
+	VMULPS       Y5, Y1, Y6
+	VCMPPS       $0x1e, Y6, Y4, Y6
+	VCMPPS       $0x1e, Y3, Y5, Y5
+	VANDPS       Y5, Y6, Y6
+	VORPS        Y6, Y11, Y11
+	VMOVMSKPS    Y11, R8
 	TESTL        R8, R8
 	JZ           none
 
@@ -1155,31 +1248,31 @@ lanes:
 	TZCNTL   R8, R9
 	LEAL     -1(R8), R10
 	ANDL     R10, R8
-	VMOVSS   64(SP)(R9*4), X6
-	VUCOMISS X1, X6
+	VMOVSS   64(SP)(R9*4), X5
+	VUCOMISS X3, X5
 	JBE      skip0
-	VMOVSS   (SP)(R9*4), X5
-	VMULSS   X5, X5, X7
-	VMULSS   X6, X2, X8
-	VUCOMISS X8, X7
+	VMOVSS   (SP)(R9*4), X4
+	VMULSS   X4, X4, X6
+	VMULSS   X5, X1, X7
+	VUCOMISS X7, X6
 	JBE      skip0
-	VDIVSS   X6, X5, X0
-	VMULSS   X5, X0, X2
+	VDIVSS   X5, X4, X2
+	VMULSS   X4, X2, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+0, BX
 
 skip0:
-	VMOVSS   96(SP)(R9*4), X6
-	VUCOMISS X1, X6
+	VMOVSS   96(SP)(R9*4), X5
+	VUCOMISS X3, X5
 	JBE      skip1
-	VMOVSS   32(SP)(R9*4), X5
-	VMULSS   X5, X5, X7
-	VMULSS   X6, X2, X8
-	VUCOMISS X8, X7
+	VMOVSS   32(SP)(R9*4), X4
+	VMULSS   X4, X4, X6
+	VMULSS   X5, X1, X7
+	VUCOMISS X7, X6
 	JBE      skip1
-	VDIVSS   X6, X5, X0
-	VMULSS   X5, X0, X2
+	VDIVSS   X5, X4, X2
+	VMULSS   X4, X2, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+1, BX
@@ -1187,39 +1280,21 @@ skip0:
 skip1:
 	TESTL        R8, R8
 	JNZ          lanes
-	VBROADCASTSS X2, Y2
+	VBROADCASTSS X1, Y1
 
 none:
 	ADDQ   $0x08, DI
 	CMPQ   DI, $0x20
-	JLE    high
-	INCQ   SI
+	JLE    scanHigh
+	ADDQ   $0x01, SI
 	CMPQ   SI, $0x20
-	JLE    low
+	JLE    scanLow
 	MOVQ   CX, 776(AX)
 	MOVQ   DX, 784(AX)
 	MOVQ   BX, 792(AX)
-	VMOVSS X0, 800(AX)
+	VMOVSS X2, 800(AX)
 	VZEROUPPER
 	RET
-
-DATA iqLowest<>+0(SB)/4, $0xff7fffff
-DATA iqLowest<>+4(SB)/4, $0xff7fffff
-DATA iqLowest<>+8(SB)/4, $0xff7fffff
-DATA iqLowest<>+12(SB)/4, $0xff7fffff
-DATA iqLowest<>+16(SB)/4, $0xff7fffff
-DATA iqLowest<>+20(SB)/4, $0xff7fffff
-DATA iqLowest<>+24(SB)/4, $0xff7fffff
-DATA iqLowest<>+28(SB)/4, $0xff7fffff
-DATA iqLowest<>+32(SB)/4, $0xff7fffff
-DATA iqLowest<>+36(SB)/4, $0xff7fffff
-DATA iqLowest<>+40(SB)/4, $0xff7fffff
-DATA iqLowest<>+44(SB)/4, $0xff7fffff
-DATA iqLowest<>+48(SB)/4, $0xff7fffff
-DATA iqLowest<>+52(SB)/4, $0xff7fffff
-DATA iqLowest<>+56(SB)/4, $0xff7fffff
-DATA iqLowest<>+60(SB)/4, $0xff7fffff
-GLOBL iqLowest<>(SB), RODATA|NOPTR, $64
 
 DATA iqLevelP0<>+0(SB)/4, $0xbf600000
 DATA iqLevelP0<>+4(SB)/4, $0xbf600000
@@ -1329,125 +1404,329 @@ DATA iqLevelM2<>+56(SB)/4, $0x3f600000
 DATA iqLevelM2<>+60(SB)/4, $0x3f600000
 GLOBL iqLevelM2<>(SB), RODATA|NOPTR, $64
 
+DATA iqLowest<>+0(SB)/4, $0xff7fffff
+DATA iqLowest<>+4(SB)/4, $0xff7fffff
+DATA iqLowest<>+8(SB)/4, $0xff7fffff
+DATA iqLowest<>+12(SB)/4, $0xff7fffff
+DATA iqLowest<>+16(SB)/4, $0xff7fffff
+DATA iqLowest<>+20(SB)/4, $0xff7fffff
+DATA iqLowest<>+24(SB)/4, $0xff7fffff
+DATA iqLowest<>+28(SB)/4, $0xff7fffff
+DATA iqLowest<>+32(SB)/4, $0xff7fffff
+DATA iqLowest<>+36(SB)/4, $0xff7fffff
+DATA iqLowest<>+40(SB)/4, $0xff7fffff
+DATA iqLowest<>+44(SB)/4, $0xff7fffff
+DATA iqLowest<>+48(SB)/4, $0xff7fffff
+DATA iqLowest<>+52(SB)/4, $0xff7fffff
+DATA iqLowest<>+56(SB)/4, $0xff7fffff
+DATA iqLowest<>+60(SB)/4, $0xff7fffff
+GLOBL iqLowest<>(SB), RODATA|NOPTR, $64
+
+DATA iqHundredth<>+0(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+4(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+8(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+12(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+16(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+20(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+24(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+28(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+32(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+36(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+40(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+44(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+48(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+52(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+56(SB)/4, $0x3c23d70a
+DATA iqHundredth<>+60(SB)/4, $0x3c23d70a
+GLOBL iqHundredth<>(SB), RODATA|NOPTR, $64
+
+DATA iqSmall<>+0(SB)/4, $0x0da24260
+DATA iqSmall<>+4(SB)/4, $0x0da24260
+DATA iqSmall<>+8(SB)/4, $0x0da24260
+DATA iqSmall<>+12(SB)/4, $0x0da24260
+DATA iqSmall<>+16(SB)/4, $0x0da24260
+DATA iqSmall<>+20(SB)/4, $0x0da24260
+DATA iqSmall<>+24(SB)/4, $0x0da24260
+DATA iqSmall<>+28(SB)/4, $0x0da24260
+DATA iqSmall<>+32(SB)/4, $0x0da24260
+DATA iqSmall<>+36(SB)/4, $0x0da24260
+DATA iqSmall<>+40(SB)/4, $0x0da24260
+DATA iqSmall<>+44(SB)/4, $0x0da24260
+DATA iqSmall<>+48(SB)/4, $0x0da24260
+DATA iqSmall<>+52(SB)/4, $0x0da24260
+DATA iqSmall<>+56(SB)/4, $0x0da24260
+DATA iqSmall<>+60(SB)/4, $0x0da24260
+GLOBL iqSmall<>(SB), RODATA|NOPTR, $64
+
+DATA iqLarge<>+0(SB)/4, $0x7149f2ca
+DATA iqLarge<>+4(SB)/4, $0x7149f2ca
+DATA iqLarge<>+8(SB)/4, $0x7149f2ca
+DATA iqLarge<>+12(SB)/4, $0x7149f2ca
+DATA iqLarge<>+16(SB)/4, $0x7149f2ca
+DATA iqLarge<>+20(SB)/4, $0x7149f2ca
+DATA iqLarge<>+24(SB)/4, $0x7149f2ca
+DATA iqLarge<>+28(SB)/4, $0x7149f2ca
+DATA iqLarge<>+32(SB)/4, $0x7149f2ca
+DATA iqLarge<>+36(SB)/4, $0x7149f2ca
+DATA iqLarge<>+40(SB)/4, $0x7149f2ca
+DATA iqLarge<>+44(SB)/4, $0x7149f2ca
+DATA iqLarge<>+48(SB)/4, $0x7149f2ca
+DATA iqLarge<>+52(SB)/4, $0x7149f2ca
+DATA iqLarge<>+56(SB)/4, $0x7149f2ca
+DATA iqLarge<>+60(SB)/4, $0x7149f2ca
+GLOBL iqLarge<>(SB), RODATA|NOPTR, $64
+
+DATA iqBelow<>+0(SB)/4, $0x3f7f8000
+DATA iqBelow<>+4(SB)/4, $0x3f7f8000
+DATA iqBelow<>+8(SB)/4, $0x3f7f8000
+DATA iqBelow<>+12(SB)/4, $0x3f7f8000
+DATA iqBelow<>+16(SB)/4, $0x3f7f8000
+DATA iqBelow<>+20(SB)/4, $0x3f7f8000
+DATA iqBelow<>+24(SB)/4, $0x3f7f8000
+DATA iqBelow<>+28(SB)/4, $0x3f7f8000
+DATA iqBelow<>+32(SB)/4, $0x3f7f8000
+DATA iqBelow<>+36(SB)/4, $0x3f7f8000
+DATA iqBelow<>+40(SB)/4, $0x3f7f8000
+DATA iqBelow<>+44(SB)/4, $0x3f7f8000
+DATA iqBelow<>+48(SB)/4, $0x3f7f8000
+DATA iqBelow<>+52(SB)/4, $0x3f7f8000
+DATA iqBelow<>+56(SB)/4, $0x3f7f8000
+DATA iqBelow<>+60(SB)/4, $0x3f7f8000
+GLOBL iqBelow<>(SB), RODATA|NOPTR, $64
+
 // func iq1mSplitAVX2(s *byte)
 // Requires: AVX, AVX2, BMI
 TEXT ·iq1mSplitAVX2(SB), NOSPLIT, $512-8
 	MOVQ         s+0(FP), AX
-	VXORPS       Y1, Y1, Y1
-	VBROADCASTSS iqLowest<>+0(SB), Y2
-	MOVQ         $-1, CX
-	XORQ         DX, DX
-	XORQ         BX, BX
-	VXORPS       X0, X0, X0
-	VBROADCASTSS 72(AX), Y3
-	VBROADCASTSS 456(AX), Y4
-	VMULPS       iqLevelP2<>+0(SB), Y3, Y3
-	VMULPS       iqLevelP2<>+0(SB), Y4, Y4
-	VMULPS       iqLevelP2<>+0(SB), Y4, Y4
-	VMOVUPS      Y3, 256(SP)
-	VMOVUPS      Y4, 384(SP)
-	VBROADCASTSS 72(AX), Y3
-	VBROADCASTSS 456(AX), Y4
-	VMULPS       iqLevelM2<>+0(SB), Y3, Y3
-	VMULPS       iqLevelM2<>+0(SB), Y4, Y4
-	VMULPS       iqLevelM2<>+0(SB), Y4, Y4
-	VMOVUPS      Y3, 288(SP)
-	VMOVUPS      Y4, 416(SP)
-	VBROADCASTSS 264(AX), Y3
-	VBROADCASTSS 648(AX), Y4
-	VMULPS       iqLevelP2<>+0(SB), Y3, Y3
-	VMULPS       iqLevelP2<>+0(SB), Y4, Y4
-	VMULPS       iqLevelP2<>+0(SB), Y4, Y4
-	VMOVUPS      Y3, 320(SP)
-	VMOVUPS      Y4, 448(SP)
-	VBROADCASTSS 264(AX), Y3
-	VBROADCASTSS 648(AX), Y4
-	VMULPS       iqLevelM2<>+0(SB), Y3, Y3
-	VMULPS       iqLevelM2<>+0(SB), Y4, Y4
-	VMULPS       iqLevelM2<>+0(SB), Y4, Y4
-	VMOVUPS      Y3, 352(SP)
-	VMOVUPS      Y4, 480(SP)
+	VBROADCASTSS 72(AX), Y0
+	VBROADCASTSS 456(AX), Y1
+	VMULPS       iqLevelP2<>+0(SB), Y0, Y0
+	VMULPS       iqLevelP2<>+0(SB), Y1, Y1
+	VMULPS       iqLevelP2<>+0(SB), Y1, Y1
+	VMOVUPS      Y0, (SP)
+	VMOVUPS      Y1, 128(SP)
+	VBROADCASTSS 72(AX), Y0
+	VBROADCASTSS 456(AX), Y1
+	VMULPS       iqLevelM2<>+0(SB), Y0, Y0
+	VMULPS       iqLevelM2<>+0(SB), Y1, Y1
+	VMULPS       iqLevelM2<>+0(SB), Y1, Y1
+	VMOVUPS      Y0, 32(SP)
+	VMOVUPS      Y1, 160(SP)
+	VBROADCASTSS 264(AX), Y0
+	VBROADCASTSS 648(AX), Y1
+	VMULPS       iqLevelP2<>+0(SB), Y0, Y0
+	VMULPS       iqLevelP2<>+0(SB), Y1, Y1
+	VMULPS       iqLevelP2<>+0(SB), Y1, Y1
+	VMOVUPS      Y0, 64(SP)
+	VMOVUPS      Y1, 192(SP)
+	VBROADCASTSS 264(AX), Y0
+	VBROADCASTSS 648(AX), Y1
+	VMULPS       iqLevelM2<>+0(SB), Y0, Y0
+	VMULPS       iqLevelM2<>+0(SB), Y1, Y1
+	VMULPS       iqLevelM2<>+0(SB), Y1, Y1
+	VMOVUPS      Y0, 96(SP)
+	VMOVUPS      Y1, 224(SP)
+	VBROADCASTSS 456(AX), Y0
+	VADDSS       648(AX), X0, X0
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VBROADCASTSS iqMaxFloat<>+0(SB), Y4
 	XORQ         SI, SI
 
-low:
+boundLow:
 	MOVQ SI, DI
 
-high:
+boundHigh:
+	VMOVUPS      8(AX)(DI*4), Y1
+	VBROADCASTSS 8(AX)(SI*4), Y5
+	VADDPS       Y1, Y5, Y1
+	VMOVUPS      (SP), Y5
+	VSUBPS       Y1, Y5, Y5
+	VBROADCASTSS 392(AX)(SI*4), Y6
+	VMULPS       iqDifferenceP1<>+0(SB), Y6, Y6
+	VADDPS       128(SP), Y6, Y6
+	VMOVUPS      392(AX)(DI*4), Y7
+	VMULPS       iqDifferenceP2<>+0(SB), Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VMOVUPS      32(SP), Y7
+	VSUBPS       Y1, Y7, Y7
+	VBROADCASTSS 392(AX)(SI*4), Y1
+	VMULPS       iqDifferenceM1<>+0(SB), Y1, Y1
+	VADDPS       160(SP), Y1, Y1
+	VMOVUPS      392(AX)(DI*4), Y8
+	VMULPS       iqDifferenceM2<>+0(SB), Y8, Y8
+	VADDPS       Y8, Y1, Y1
+	VMOVUPS      200(AX)(DI*4), Y8
+	VBROADCASTSS 200(AX)(SI*4), Y9
+	VADDPS       Y8, Y9, Y8
+	VMOVUPS      64(SP), Y9
+	VSUBPS       Y8, Y9, Y9
+	VBROADCASTSS 584(AX)(SI*4), Y10
+	VMULPS       iqDifferenceP1<>+0(SB), Y10, Y10
+	VADDPS       192(SP), Y10, Y10
+	VMOVUPS      584(AX)(DI*4), Y11
+	VMULPS       iqDifferenceP2<>+0(SB), Y11, Y11
+	VADDPS       Y11, Y10, Y10
+	VMOVUPS      96(SP), Y11
+	VSUBPS       Y8, Y11, Y11
+	VBROADCASTSS 584(AX)(SI*4), Y8
+	VMULPS       iqDifferenceM1<>+0(SB), Y8, Y8
+	VADDPS       224(SP), Y8, Y8
+	VMOVUPS      584(AX)(DI*4), Y12
+	VMULPS       iqDifferenceM2<>+0(SB), Y12, Y12
+	VADDPS       Y12, Y8, Y8
+	VADDPS       Y9, Y5, Y12
+	VADDPS       Y10, Y6, Y13
+	VMINPS       Y4, Y13, Y4
+	VMULPS       Y12, Y12, Y12
+	VRCPPS       Y13, Y13
+	VMULPS       Y13, Y12, Y12
+	VMAXPS       Y3, Y12, Y3
+	VADDPS       Y11, Y5, Y5
+	VADDPS       Y8, Y6, Y6
+	VMINPS       Y4, Y6, Y4
+	VMULPS       Y5, Y5, Y5
+	VRCPPS       Y6, Y6
+	VMULPS       Y6, Y5, Y5
+	VMAXPS       Y3, Y5, Y3
+	VADDPS       Y9, Y7, Y5
+	VADDPS       Y10, Y1, Y6
+	VMINPS       Y4, Y6, Y4
+	VMULPS       Y5, Y5, Y5
+	VRCPPS       Y6, Y6
+	VMULPS       Y6, Y5, Y5
+	VMAXPS       Y3, Y5, Y3
+	VADDPS       Y11, Y7, Y5
+	VADDPS       Y8, Y1, Y1
+	VMINPS       Y4, Y1, Y4
+	VMULPS       Y5, Y5, Y5
+	VRCPPS       Y1, Y1
+	VMULPS       Y1, Y5, Y5
+	VMAXPS       Y3, Y5, Y3
+	ADDQ         $0x08, DI
+	CMPQ         DI, $0x10
+	JLE          boundHigh
+	ADDQ         $0x02, SI
+	CMPQ         SI, $0x10
+	JLE          boundLow
+	VPERM2F128   $0x01, Y3, Y3, Y1
+	VMAXPS       Y1, Y3, Y3
+	VPERMILPS    $0x4e, Y3, Y1
+	VMAXPS       Y1, Y3, Y3
+	VPERMILPS    $0xb1, Y3, Y1
+	VMAXPS       Y1, Y3, Y3
+	VPERM2F128   $0x01, Y4, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VPERMILPS    $0x4e, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VPERMILPS    $0xb1, Y4, Y1
+	VMINPS       Y1, Y4, Y4
+	VBROADCASTSS iqLowest<>+0(SB), Y1
+	VMULSS       iqHundredth<>+0(SB), X0, X5
+	VUCOMISS     X5, X4
+	JBE          start
+	VMULSS       X0, X3, X5
+	VUCOMISS     iqSmall<>+0(SB), X5
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X5
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X3
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X3
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X0
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X0
+	JHI          start
+	VMULSS       iqBelow<>+0(SB), X3, X3
+	VBROADCASTSS X3, Y1
+
+start:
+	MOVQ   $-1, CX
+	XORQ   DX, DX
+	XORQ   BX, BX
+	VXORPS X0, X0, X0
+	XORQ   SI, SI
+
+scanLow:
+	MOVQ SI, DI
+
+scanHigh:
 	VMOVUPS      8(AX)(DI*4), Y3
 	VBROADCASTSS 8(AX)(SI*4), Y4
 	VADDPS       Y3, Y4, Y3
-	VMOVUPS      256(SP), Y4
+	VMOVUPS      (SP), Y4
 	VSUBPS       Y3, Y4, Y4
 	VBROADCASTSS 392(AX)(SI*4), Y5
 	VMULPS       iqDifferenceP1<>+0(SB), Y5, Y5
-	VADDPS       384(SP), Y5, Y5
+	VADDPS       128(SP), Y5, Y5
 	VMOVUPS      392(AX)(DI*4), Y6
 	VMULPS       iqDifferenceP2<>+0(SB), Y6, Y6
 	VADDPS       Y6, Y5, Y5
-	VMOVUPS      288(SP), Y6
+	VMOVUPS      32(SP), Y6
 	VSUBPS       Y3, Y6, Y6
 	VBROADCASTSS 392(AX)(SI*4), Y3
 	VMULPS       iqDifferenceM1<>+0(SB), Y3, Y3
-	VADDPS       416(SP), Y3, Y3
+	VADDPS       160(SP), Y3, Y3
 	VMOVUPS      392(AX)(DI*4), Y7
 	VMULPS       iqDifferenceM2<>+0(SB), Y7, Y7
 	VADDPS       Y7, Y3, Y3
 	VMOVUPS      200(AX)(DI*4), Y7
 	VBROADCASTSS 200(AX)(SI*4), Y8
 	VADDPS       Y7, Y8, Y7
-	VMOVUPS      320(SP), Y8
+	VMOVUPS      64(SP), Y8
 	VSUBPS       Y7, Y8, Y8
 	VBROADCASTSS 584(AX)(SI*4), Y9
 	VMULPS       iqDifferenceP1<>+0(SB), Y9, Y9
-	VADDPS       448(SP), Y9, Y9
+	VADDPS       192(SP), Y9, Y9
 	VMOVUPS      584(AX)(DI*4), Y10
 	VMULPS       iqDifferenceP2<>+0(SB), Y10, Y10
 	VADDPS       Y10, Y9, Y9
-	VMOVUPS      352(SP), Y10
+	VMOVUPS      96(SP), Y10
 	VSUBPS       Y7, Y10, Y10
 	VBROADCASTSS 584(AX)(SI*4), Y7
 	VMULPS       iqDifferenceM1<>+0(SB), Y7, Y7
-	VADDPS       480(SP), Y7, Y7
+	VADDPS       224(SP), Y7, Y7
 	VMOVUPS      584(AX)(DI*4), Y11
 	VMULPS       iqDifferenceM2<>+0(SB), Y11, Y11
 	VADDPS       Y11, Y7, Y7
 	VADDPS       Y8, Y4, Y11
 	VADDPS       Y9, Y5, Y12
-	VMOVUPS      Y11, (SP)
-	VMOVUPS      Y12, 128(SP)
+	VMOVUPS      Y11, 256(SP)
+	VMOVUPS      Y12, 384(SP)
 	VMULPS       Y11, Y11, Y11
-	VMULPS       Y12, Y2, Y13
+	VMULPS       Y12, Y1, Y13
 	VCMPPS       $0x1e, Y13, Y11, Y13
-	VCMPPS       $0x1e, Y1, Y12, Y12
+	VCMPPS       $0x1e, Y2, Y12, Y12
 	VANDPS       Y12, Y13, Y13
 	VADDPS       Y10, Y4, Y4
 	VADDPS       Y7, Y5, Y5
-	VMOVUPS      Y4, 32(SP)
-	VMOVUPS      Y5, 160(SP)
+	VMOVUPS      Y4, 288(SP)
+	VMOVUPS      Y5, 416(SP)
 	VMULPS       Y4, Y4, Y4
-	VMULPS       Y5, Y2, Y11
+	VMULPS       Y5, Y1, Y11
 	VCMPPS       $0x1e, Y11, Y4, Y11
-	VCMPPS       $0x1e, Y1, Y5, Y5
+	VCMPPS       $0x1e, Y2, Y5, Y5
 	VANDPS       Y5, Y11, Y11
 	VORPS        Y11, Y13, Y13
 	VADDPS       Y8, Y6, Y4
 	VADDPS       Y9, Y3, Y5
-	VMOVUPS      Y4, 64(SP)
-	VMOVUPS      Y5, 192(SP)
+	VMOVUPS      Y4, 320(SP)
+	VMOVUPS      Y5, 448(SP)
 	VMULPS       Y4, Y4, Y4
-	VMULPS       Y5, Y2, Y8
+	VMULPS       Y5, Y1, Y8
 	VCMPPS       $0x1e, Y8, Y4, Y8
-	VCMPPS       $0x1e, Y1, Y5, Y5
+	VCMPPS       $0x1e, Y2, Y5, Y5
 	VANDPS       Y5, Y8, Y8
 	VORPS        Y8, Y13, Y13
 	VADDPS       Y10, Y6, Y4
 	VADDPS       Y7, Y3, Y3
-	VMOVUPS      Y4, 96(SP)
-	VMOVUPS      Y3, 224(SP)
+	VMOVUPS      Y4, 352(SP)
+	VMOVUPS      Y3, 480(SP)
 	VMULPS       Y4, Y4, Y4
-	VMULPS       Y3, Y2, Y5
+	VMULPS       Y3, Y1, Y5
 	VCMPPS       $0x1e, Y5, Y4, Y5
-	VCMPPS       $0x1e, Y1, Y3, Y3
+	VCMPPS       $0x1e, Y2, Y3, Y3
 	VANDPS       Y3, Y5, Y5
 	VORPS        Y5, Y13, Y13
 	VMOVMSKPS    Y13, R8
@@ -1458,61 +1737,61 @@ lanes:
 	TZCNTL   R8, R9
 	LEAL     -1(R8), R10
 	ANDL     R10, R8
-	VMOVSS   128(SP)(R9*4), X4
-	VUCOMISS X1, X4
+	VMOVSS   384(SP)(R9*4), X4
+	VUCOMISS X2, X4
 	JBE      skip0
-	VMOVSS   (SP)(R9*4), X3
+	VMOVSS   256(SP)(R9*4), X3
 	VMULSS   X3, X3, X5
-	VMULSS   X4, X2, X6
+	VMULSS   X4, X1, X6
 	VUCOMISS X6, X5
 	JBE      skip0
 	VDIVSS   X4, X3, X0
-	VMULSS   X3, X0, X2
+	VMULSS   X3, X0, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+0, BX
 
 skip0:
-	VMOVSS   160(SP)(R9*4), X4
-	VUCOMISS X1, X4
+	VMOVSS   416(SP)(R9*4), X4
+	VUCOMISS X2, X4
 	JBE      skip1
-	VMOVSS   32(SP)(R9*4), X3
+	VMOVSS   288(SP)(R9*4), X3
 	VMULSS   X3, X3, X5
-	VMULSS   X4, X2, X6
+	VMULSS   X4, X1, X6
 	VUCOMISS X6, X5
 	JBE      skip1
 	VDIVSS   X4, X3, X0
-	VMULSS   X3, X0, X2
+	VMULSS   X3, X0, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+1, BX
 
 skip1:
-	VMOVSS   192(SP)(R9*4), X4
-	VUCOMISS X1, X4
+	VMOVSS   448(SP)(R9*4), X4
+	VUCOMISS X2, X4
 	JBE      skip2
-	VMOVSS   64(SP)(R9*4), X3
+	VMOVSS   320(SP)(R9*4), X3
 	VMULSS   X3, X3, X5
-	VMULSS   X4, X2, X6
+	VMULSS   X4, X1, X6
 	VUCOMISS X6, X5
 	JBE      skip2
 	VDIVSS   X4, X3, X0
-	VMULSS   X3, X0, X2
+	VMULSS   X3, X0, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+2, BX
 
 skip2:
-	VMOVSS   224(SP)(R9*4), X4
-	VUCOMISS X1, X4
+	VMOVSS   480(SP)(R9*4), X4
+	VUCOMISS X2, X4
 	JBE      skip3
-	VMOVSS   96(SP)(R9*4), X3
+	VMOVSS   352(SP)(R9*4), X3
 	VMULSS   X3, X3, X5
-	VMULSS   X4, X2, X6
+	VMULSS   X4, X1, X6
 	VUCOMISS X6, X5
 	JBE      skip3
 	VDIVSS   X4, X3, X0
-	VMULSS   X3, X0, X2
+	VMULSS   X3, X0, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+3, BX
@@ -1520,15 +1799,15 @@ skip2:
 skip3:
 	TESTL        R8, R8
 	JNZ          lanes
-	VBROADCASTSS X2, Y2
+	VBROADCASTSS X1, Y1
 
 none:
 	ADDQ   $0x08, DI
 	CMPQ   DI, $0x10
-	JLE    high
-	INCQ   SI
+	JLE    scanHigh
+	ADDQ   $0x01, SI
 	CMPQ   SI, $0x10
-	JLE    low
+	JLE    scanLow
 	MOVQ   CX, 776(AX)
 	MOVQ   DX, 784(AX)
 	MOVQ   BX, 792(AX)
@@ -1833,8 +2112,9 @@ candidates:
 	SUBQ       $0x10, R13
 	JG         candidates
 	VMOVUPS    Z20, (SP)
-	VSHUFF32X4 $0x4e, Z26, Z26, Z18
-	VMINPS     Z18, Z26, Z17
+	VMOVAPS    Z26, Z17
+	VSHUFF32X4 $0x4e, Z17, Z17, Z18
+	VMINPS     Z18, Z17, Z17
 	VSHUFF32X4 $0xb1, Z17, Z17, Z18
 	VMINPS     Z18, Z17, Z17
 	VPERMILPS  $0x4e, Z17, Z18
@@ -2150,8 +2430,9 @@ candidates:
 	SUBQ       $0x10, R13
 	JG         candidates
 	VMOVUPS    Z12, (SP)
-	VSHUFF32X4 $0x4e, Z14, Z14, Z10
-	VMINPS     Z10, Z14, Z9
+	VMOVAPS    Z14, Z9
+	VSHUFF32X4 $0x4e, Z9, Z9, Z10
+	VMINPS     Z10, Z9, Z9
 	VSHUFF32X4 $0xb1, Z9, Z9, Z10
 	VMINPS     Z10, Z9, Z9
 	VPERMILPS  $0x4e, Z9, Z10
@@ -2419,66 +2700,161 @@ GLOBL iqOneInt<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX512F, BMI
 TEXT ·iq1SplitAVX512(SB), NOSPLIT, $256-8
 	MOVQ         s+0(FP), AX
-	VPXORD       Z1, Z1, Z1
-	VBROADCASTSS iqLowest<>+0(SB), Z2
-	MOVQ         $-1, CX
-	XORQ         DX, DX
-	XORQ         BX, BX
-	VXORPS       X0, X0, X0
+	VBROADCASTSS 520(AX), Z0
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z2, Z2, Z2
+	VBROADCASTSS iqMaxFloat<>+0(SB), Z4
 	XORQ         SI, SI
 
-low:
-	VBROADCASTSS 8(AX)(SI*4), Z3
-	VBROADCASTSS 392(AX)(SI*4), Z4
-	MOVQ         SI, DI
+boundLow:
+	MOVQ SI, DI
 
-high:
-	VMOVUPS      8(AX)(DI*4), Z5
-	VBROADCASTSS 136(AX), Z6
-	VMOVUPS      392(AX)(DI*4), Z7
-	VBROADCASTSS 520(AX), Z8
-	VSUBPS       Z5, Z6, Z6
-	VSUBPS       Z3, Z5, Z5
-	VSUBPS       Z7, Z8, Z8
-	VSUBPS       Z4, Z7, Z7
-	VMULPS       iqLevelP0<>+0(SB), Z3, Z9
-	VMULPS       iqLevelP1<>+0(SB), Z5, Z10
-	VADDPS       Z10, Z9, Z9
-	VMULPS       iqLevelP2<>+0(SB), Z6, Z10
-	VADDPS       Z10, Z9, Z9
-	VMULPS       iqLevelP0<>+0(SB), Z4, Z11
-	VMULPS       iqLevelP0<>+0(SB), Z11, Z11
-	VMULPS       iqLevelP1<>+0(SB), Z7, Z10
-	VMULPS       iqLevelP1<>+0(SB), Z10, Z10
-	VADDPS       Z10, Z11, Z11
-	VMULPS       iqLevelP2<>+0(SB), Z8, Z10
-	VMULPS       iqLevelP2<>+0(SB), Z10, Z10
-	VADDPS       Z10, Z11, Z11
-	VMOVUPS      Z9, (SP)
-	VMOVUPS      Z11, 128(SP)
-	VMULPS       Z9, Z9, Z9
-	VMULPS       Z11, Z2, Z10
-	VCMPPS       $0x1e, Z1, Z11, K1
-	VCMPPS       $0x1e, Z10, Z9, K1, K1
-	VMULPS       iqLevelM0<>+0(SB), Z3, Z9
-	VMULPS       iqLevelM1<>+0(SB), Z5, Z5
-	VADDPS       Z5, Z9, Z9
-	VMULPS       iqLevelM2<>+0(SB), Z6, Z5
-	VADDPS       Z5, Z9, Z9
-	VMULPS       iqLevelM0<>+0(SB), Z4, Z6
-	VMULPS       iqLevelM0<>+0(SB), Z6, Z6
-	VMULPS       iqLevelM1<>+0(SB), Z7, Z5
-	VMULPS       iqLevelM1<>+0(SB), Z5, Z5
-	VADDPS       Z5, Z6, Z6
-	VMULPS       iqLevelM2<>+0(SB), Z8, Z5
-	VMULPS       iqLevelM2<>+0(SB), Z5, Z5
-	VADDPS       Z5, Z6, Z6
-	VMOVUPS      Z9, 64(SP)
-	VMOVUPS      Z6, 192(SP)
-	VMULPS       Z9, Z9, Z9
-	VMULPS       Z6, Z2, Z5
-	VCMPPS       $0x1e, Z1, Z6, K2
-	VCMPPS       $0x1e, Z5, Z9, K2, K2
+boundHigh:
+	VBROADCASTSS 8(AX)(SI*4), Z1
+	VBROADCASTSS 392(AX)(SI*4), Z5
+	VMOVUPS      8(AX)(DI*4), Z6
+	VBROADCASTSS 136(AX), Z7
+	VMOVUPS      392(AX)(DI*4), Z8
+	VSUBPS       Z6, Z7, Z7
+	VSUBPS       Z1, Z6, Z6
+	VSUBPS       Z8, Z0, Z9
+	VSUBPS       Z5, Z8, Z8
+	VMULPS       iqLevelP0<>+0(SB), Z1, Z10
+	VMULPS       iqLevelP1<>+0(SB), Z6, Z11
+	VADDPS       Z11, Z10, Z10
+	VMULPS       iqLevelP2<>+0(SB), Z7, Z11
+	VADDPS       Z11, Z10, Z10
+	VMULPS       iqLevelP0<>+0(SB), Z5, Z12
+	VMULPS       iqLevelP0<>+0(SB), Z12, Z12
+	VMULPS       iqLevelP1<>+0(SB), Z8, Z11
+	VMULPS       iqLevelP1<>+0(SB), Z11, Z11
+	VADDPS       Z11, Z12, Z12
+	VMULPS       iqLevelP2<>+0(SB), Z9, Z11
+	VMULPS       iqLevelP2<>+0(SB), Z11, Z11
+	VADDPS       Z11, Z12, Z12
+	VMINPS       Z4, Z12, Z4
+	VMULPS       Z10, Z10, Z10
+	VRCP14PS     Z12, Z12
+	VMULPS       Z12, Z10, Z10
+	VMAXPS       Z2, Z10, Z2
+	VMULPS       iqLevelM0<>+0(SB), Z1, Z1
+	VMULPS       iqLevelM1<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z1, Z1
+	VMULPS       iqLevelM2<>+0(SB), Z7, Z6
+	VADDPS       Z6, Z1, Z1
+	VMULPS       iqLevelM0<>+0(SB), Z5, Z5
+	VMULPS       iqLevelM0<>+0(SB), Z5, Z5
+	VMULPS       iqLevelM1<>+0(SB), Z8, Z6
+	VMULPS       iqLevelM1<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z5, Z5
+	VMULPS       iqLevelM2<>+0(SB), Z9, Z6
+	VMULPS       iqLevelM2<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z5, Z5
+	VMINPS       Z4, Z5, Z4
+	VMULPS       Z1, Z1, Z1
+	VRCP14PS     Z5, Z5
+	VMULPS       Z5, Z1, Z1
+	VMAXPS       Z2, Z1, Z2
+	ADDQ         $0x10, DI
+	CMPQ         DI, $0x20
+	JLE          boundHigh
+	ADDQ         $0x02, SI
+	CMPQ         SI, $0x20
+	JLE          boundLow
+	VSHUFF32X4   $0x4e, Z2, Z2, Z1
+	VMAXPS       Z1, Z2, Z2
+	VSHUFF32X4   $0xb1, Z2, Z2, Z1
+	VMAXPS       Z1, Z2, Z2
+	VPERMILPS    $0x4e, Z2, Z1
+	VMAXPS       Z1, Z2, Z2
+	VPERMILPS    $0xb1, Z2, Z1
+	VMAXPS       Z1, Z2, Z2
+	VSHUFF32X4   $0x4e, Z4, Z4, Z1
+	VMINPS       Z1, Z4, Z4
+	VSHUFF32X4   $0xb1, Z4, Z4, Z1
+	VMINPS       Z1, Z4, Z4
+	VPERMILPS    $0x4e, Z4, Z1
+	VMINPS       Z1, Z4, Z4
+	VPERMILPS    $0xb1, Z4, Z1
+	VMINPS       Z1, Z4, Z4
+	VBROADCASTSS iqLowest<>+0(SB), Z1
+	VMULSS       iqHundredth<>+0(SB), X0, X5
+	VUCOMISS     X5, X4
+	JBE          start
+	VMULSS       X0, X2, X5
+	VUCOMISS     iqSmall<>+0(SB), X5
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X5
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X2
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X2
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X0
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X0
+	JHI          start
+	VMULSS       iqBelow<>+0(SB), X2, X2
+	VBROADCASTSS X2, Z1
+
+start:
+	MOVQ   $-1, CX
+	XORQ   DX, DX
+	XORQ   BX, BX
+	VXORPS X2, X2, X2
+	XORQ   SI, SI
+
+scanLow:
+	MOVQ SI, DI
+
+scanHigh:
+	VBROADCASTSS 8(AX)(SI*4), Z4
+	VBROADCASTSS 392(AX)(SI*4), Z5
+	VMOVUPS      8(AX)(DI*4), Z6
+	VBROADCASTSS 136(AX), Z7
+	VMOVUPS      392(AX)(DI*4), Z8
+	VSUBPS       Z6, Z7, Z7
+	VSUBPS       Z4, Z6, Z6
+	VSUBPS       Z8, Z0, Z9
+	VSUBPS       Z5, Z8, Z8
+	VMULPS       iqLevelP0<>+0(SB), Z4, Z10
+	VMULPS       iqLevelP1<>+0(SB), Z6, Z11
+	VADDPS       Z11, Z10, Z10
+	VMULPS       iqLevelP2<>+0(SB), Z7, Z11
+	VADDPS       Z11, Z10, Z10
+	VMULPS       iqLevelP0<>+0(SB), Z5, Z12
+	VMULPS       iqLevelP0<>+0(SB), Z12, Z12
+	VMULPS       iqLevelP1<>+0(SB), Z8, Z11
+	VMULPS       iqLevelP1<>+0(SB), Z11, Z11
+	VADDPS       Z11, Z12, Z12
+	VMULPS       iqLevelP2<>+0(SB), Z9, Z11
+	VMULPS       iqLevelP2<>+0(SB), Z11, Z11
+	VADDPS       Z11, Z12, Z12
+	VMOVUPS      Z10, (SP)
+	VMOVUPS      Z12, 128(SP)
+	VMULPS       Z10, Z10, Z10
+	VMULPS       Z12, Z1, Z11
+	VCMPPS       $0x1e, Z3, Z12, K1
+	VCMPPS       $0x1e, Z11, Z10, K1, K1
+	VMULPS       iqLevelM0<>+0(SB), Z4, Z4
+	VMULPS       iqLevelM1<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z4, Z4
+	VMULPS       iqLevelM2<>+0(SB), Z7, Z6
+	VADDPS       Z6, Z4, Z4
+	VMULPS       iqLevelM0<>+0(SB), Z5, Z5
+	VMULPS       iqLevelM0<>+0(SB), Z5, Z5
+	VMULPS       iqLevelM1<>+0(SB), Z8, Z6
+	VMULPS       iqLevelM1<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z5, Z5
+	VMULPS       iqLevelM2<>+0(SB), Z9, Z6
+	VMULPS       iqLevelM2<>+0(SB), Z6, Z6
+	VADDPS       Z6, Z5, Z5
+	VMOVUPS      Z4, 64(SP)
+	VMOVUPS      Z5, 192(SP)
+	VMULPS       Z4, Z4, Z4
+	VMULPS       Z5, Z1, Z6
+	VCMPPS       $0x1e, Z3, Z5, K2
+	VCMPPS       $0x1e, Z6, Z4, K2, K2
 	KORW         K2, K1, K1
 	KMOVW        K1, R8
 	TESTL        R8, R8
@@ -2488,31 +2864,31 @@ lanes:
 	TZCNTL   R8, R9
 	LEAL     -1(R8), R10
 	ANDL     R10, R8
-	VMOVSS   128(SP)(R9*4), X6
-	VUCOMISS X1, X6
+	VMOVSS   128(SP)(R9*4), X5
+	VUCOMISS X3, X5
 	JBE      skip0
-	VMOVSS   (SP)(R9*4), X5
-	VMULSS   X5, X5, X7
-	VMULSS   X6, X2, X8
-	VUCOMISS X8, X7
+	VMOVSS   (SP)(R9*4), X4
+	VMULSS   X4, X4, X6
+	VMULSS   X5, X1, X7
+	VUCOMISS X7, X6
 	JBE      skip0
-	VDIVSS   X6, X5, X0
-	VMULSS   X5, X0, X2
+	VDIVSS   X5, X4, X2
+	VMULSS   X4, X2, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+0, BX
 
 skip0:
-	VMOVSS   192(SP)(R9*4), X6
-	VUCOMISS X1, X6
+	VMOVSS   192(SP)(R9*4), X5
+	VUCOMISS X3, X5
 	JBE      skip1
-	VMOVSS   64(SP)(R9*4), X5
-	VMULSS   X5, X5, X7
-	VMULSS   X6, X2, X8
-	VUCOMISS X8, X7
+	VMOVSS   64(SP)(R9*4), X4
+	VMULSS   X4, X4, X6
+	VMULSS   X5, X1, X7
+	VUCOMISS X7, X6
 	JBE      skip1
-	VDIVSS   X6, X5, X0
-	VMULSS   X5, X0, X2
+	VDIVSS   X5, X4, X2
+	VMULSS   X4, X2, X1
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+1, BX
@@ -2520,19 +2896,19 @@ skip0:
 skip1:
 	TESTL        R8, R8
 	JNZ          lanes
-	VBROADCASTSS X2, Z2
+	VBROADCASTSS X1, Z1
 
 none:
 	ADDQ   $0x10, DI
 	CMPQ   DI, $0x20
-	JLE    high
-	INCQ   SI
+	JLE    scanHigh
+	ADDQ   $0x01, SI
 	CMPQ   SI, $0x20
-	JLE    low
+	JLE    scanLow
 	MOVQ   CX, 776(AX)
 	MOVQ   DX, 784(AX)
 	MOVQ   BX, 792(AX)
-	VMOVSS X0, 800(AX)
+	VMOVSS X2, 800(AX)
 	VZEROUPPER
 	RET
 
@@ -2540,73 +2916,191 @@ none:
 // Requires: AVX, AVX512F, BMI
 TEXT ·iq1mSplitAVX512(SB), NOSPLIT, $512-8
 	MOVQ         s+0(FP), AX
-	VPXORD       Z1, Z1, Z1
-	VBROADCASTSS iqLowest<>+0(SB), Z2
-	MOVQ         $-1, CX
-	XORQ         DX, DX
-	XORQ         BX, BX
-	VXORPS       X0, X0, X0
-	VBROADCASTSS 72(AX), Z3
-	VBROADCASTSS 456(AX), Z4
-	VMULPS       iqLevelP2<>+0(SB), Z3, Z3
+	VBROADCASTSS 72(AX), Z0
+	VBROADCASTSS 456(AX), Z1
+	VMULPS       iqLevelP2<>+0(SB), Z0, Z0
+	VMULPS       iqLevelP2<>+0(SB), Z1, Z1
+	VMULPS       iqLevelP2<>+0(SB), Z1, Z1
+	VBROADCASTSS 72(AX), Z2
+	VBROADCASTSS 456(AX), Z3
+	VMULPS       iqLevelM2<>+0(SB), Z2, Z2
+	VMULPS       iqLevelM2<>+0(SB), Z3, Z3
+	VMULPS       iqLevelM2<>+0(SB), Z3, Z3
+	VBROADCASTSS 264(AX), Z4
+	VBROADCASTSS 648(AX), Z5
 	VMULPS       iqLevelP2<>+0(SB), Z4, Z4
-	VMULPS       iqLevelP2<>+0(SB), Z4, Z4
-	VBROADCASTSS 72(AX), Z5
-	VBROADCASTSS 456(AX), Z6
-	VMULPS       iqLevelM2<>+0(SB), Z5, Z5
+	VMULPS       iqLevelP2<>+0(SB), Z5, Z5
+	VMULPS       iqLevelP2<>+0(SB), Z5, Z5
+	VBROADCASTSS 264(AX), Z6
+	VBROADCASTSS 648(AX), Z7
 	VMULPS       iqLevelM2<>+0(SB), Z6, Z6
-	VMULPS       iqLevelM2<>+0(SB), Z6, Z6
-	VBROADCASTSS 264(AX), Z7
-	VBROADCASTSS 648(AX), Z8
-	VMULPS       iqLevelP2<>+0(SB), Z7, Z7
-	VMULPS       iqLevelP2<>+0(SB), Z8, Z8
-	VMULPS       iqLevelP2<>+0(SB), Z8, Z8
-	VBROADCASTSS 264(AX), Z9
-	VBROADCASTSS 648(AX), Z10
-	VMULPS       iqLevelM2<>+0(SB), Z9, Z9
-	VMULPS       iqLevelM2<>+0(SB), Z10, Z10
-	VMULPS       iqLevelM2<>+0(SB), Z10, Z10
+	VMULPS       iqLevelM2<>+0(SB), Z7, Z7
+	VMULPS       iqLevelM2<>+0(SB), Z7, Z7
+	VBROADCASTSS 456(AX), Z8
+	VADDSS       648(AX), X8, X8
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VBROADCASTSS iqMaxFloat<>+0(SB), Z12
 	XORQ         SI, SI
 
-low:
+boundLow:
 	MOVQ SI, DI
 
-high:
+boundHigh:
+	VMOVUPS      8(AX)(DI*4), Z9
+	VBROADCASTSS 8(AX)(SI*4), Z13
+	VADDPS       Z9, Z13, Z9
+	VMOVUPS      Z0, Z13
+	VSUBPS       Z9, Z13, Z13
+	VBROADCASTSS 392(AX)(SI*4), Z14
+	VMULPS       iqDifferenceP1<>+0(SB), Z14, Z14
+	VADDPS       Z1, Z14, Z14
+	VMOVUPS      392(AX)(DI*4), Z15
+	VMULPS       iqDifferenceP2<>+0(SB), Z15, Z15
+	VADDPS       Z15, Z14, Z14
+	VMOVUPS      Z2, Z15
+	VSUBPS       Z9, Z15, Z15
+	VBROADCASTSS 392(AX)(SI*4), Z9
+	VMULPS       iqDifferenceM1<>+0(SB), Z9, Z9
+	VADDPS       Z3, Z9, Z9
+	VMOVUPS      392(AX)(DI*4), Z16
+	VMULPS       iqDifferenceM2<>+0(SB), Z16, Z16
+	VADDPS       Z16, Z9, Z9
+	VMOVUPS      200(AX)(DI*4), Z16
+	VBROADCASTSS 200(AX)(SI*4), Z17
+	VADDPS       Z16, Z17, Z16
+	VMOVUPS      Z4, Z17
+	VSUBPS       Z16, Z17, Z17
+	VBROADCASTSS 584(AX)(SI*4), Z18
+	VMULPS       iqDifferenceP1<>+0(SB), Z18, Z18
+	VADDPS       Z5, Z18, Z18
+	VMOVUPS      584(AX)(DI*4), Z19
+	VMULPS       iqDifferenceP2<>+0(SB), Z19, Z19
+	VADDPS       Z19, Z18, Z18
+	VMOVUPS      Z6, Z19
+	VSUBPS       Z16, Z19, Z19
+	VBROADCASTSS 584(AX)(SI*4), Z16
+	VMULPS       iqDifferenceM1<>+0(SB), Z16, Z16
+	VADDPS       Z7, Z16, Z16
+	VMOVUPS      584(AX)(DI*4), Z20
+	VMULPS       iqDifferenceM2<>+0(SB), Z20, Z20
+	VADDPS       Z20, Z16, Z16
+	VADDPS       Z17, Z13, Z20
+	VADDPS       Z18, Z14, Z21
+	VMINPS       Z12, Z21, Z12
+	VMULPS       Z20, Z20, Z20
+	VRCP14PS     Z21, Z21
+	VMULPS       Z21, Z20, Z20
+	VMAXPS       Z11, Z20, Z11
+	VADDPS       Z19, Z13, Z13
+	VADDPS       Z16, Z14, Z14
+	VMINPS       Z12, Z14, Z12
+	VMULPS       Z13, Z13, Z13
+	VRCP14PS     Z14, Z14
+	VMULPS       Z14, Z13, Z13
+	VMAXPS       Z11, Z13, Z11
+	VADDPS       Z17, Z15, Z13
+	VADDPS       Z18, Z9, Z14
+	VMINPS       Z12, Z14, Z12
+	VMULPS       Z13, Z13, Z13
+	VRCP14PS     Z14, Z14
+	VMULPS       Z14, Z13, Z13
+	VMAXPS       Z11, Z13, Z11
+	VADDPS       Z19, Z15, Z13
+	VADDPS       Z16, Z9, Z9
+	VMINPS       Z12, Z9, Z12
+	VMULPS       Z13, Z13, Z13
+	VRCP14PS     Z9, Z9
+	VMULPS       Z9, Z13, Z13
+	VMAXPS       Z11, Z13, Z11
+	ADDQ         $0x10, DI
+	CMPQ         DI, $0x10
+	JLE          boundHigh
+	ADDQ         $0x02, SI
+	CMPQ         SI, $0x10
+	JLE          boundLow
+	VSHUFF32X4   $0x4e, Z11, Z11, Z9
+	VMAXPS       Z9, Z11, Z11
+	VSHUFF32X4   $0xb1, Z11, Z11, Z9
+	VMAXPS       Z9, Z11, Z11
+	VPERMILPS    $0x4e, Z11, Z9
+	VMAXPS       Z9, Z11, Z11
+	VPERMILPS    $0xb1, Z11, Z9
+	VMAXPS       Z9, Z11, Z11
+	VSHUFF32X4   $0x4e, Z12, Z12, Z9
+	VMINPS       Z9, Z12, Z12
+	VSHUFF32X4   $0xb1, Z12, Z12, Z9
+	VMINPS       Z9, Z12, Z12
+	VPERMILPS    $0x4e, Z12, Z9
+	VMINPS       Z9, Z12, Z12
+	VPERMILPS    $0xb1, Z12, Z9
+	VMINPS       Z9, Z12, Z12
+	VBROADCASTSS iqLowest<>+0(SB), Z9
+	VMULSS       iqHundredth<>+0(SB), X8, X13
+	VUCOMISS     X13, X12
+	JBE          start
+	VMULSS       X8, X11, X13
+	VUCOMISS     iqSmall<>+0(SB), X13
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X13
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X11
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X11
+	JHI          start
+	VUCOMISS     iqSmall<>+0(SB), X8
+	JBE          start
+	VUCOMISS     iqLarge<>+0(SB), X8
+	JHI          start
+	VMULSS       iqBelow<>+0(SB), X11, X11
+	VBROADCASTSS X11, Z9
+
+start:
+	MOVQ   $-1, CX
+	XORQ   DX, DX
+	XORQ   BX, BX
+	VXORPS X8, X8, X8
+	XORQ   SI, SI
+
+scanLow:
+	MOVQ SI, DI
+
+scanHigh:
 	VMOVUPS      8(AX)(DI*4), Z11
 	VBROADCASTSS 8(AX)(SI*4), Z12
 	VADDPS       Z11, Z12, Z11
-	VMOVUPS      Z3, Z12
+	VMOVUPS      Z0, Z12
 	VSUBPS       Z11, Z12, Z12
 	VBROADCASTSS 392(AX)(SI*4), Z13
 	VMULPS       iqDifferenceP1<>+0(SB), Z13, Z13
-	VADDPS       Z4, Z13, Z13
+	VADDPS       Z1, Z13, Z13
 	VMOVUPS      392(AX)(DI*4), Z14
 	VMULPS       iqDifferenceP2<>+0(SB), Z14, Z14
 	VADDPS       Z14, Z13, Z13
-	VMOVUPS      Z5, Z14
+	VMOVUPS      Z2, Z14
 	VSUBPS       Z11, Z14, Z14
 	VBROADCASTSS 392(AX)(SI*4), Z11
 	VMULPS       iqDifferenceM1<>+0(SB), Z11, Z11
-	VADDPS       Z6, Z11, Z11
+	VADDPS       Z3, Z11, Z11
 	VMOVUPS      392(AX)(DI*4), Z15
 	VMULPS       iqDifferenceM2<>+0(SB), Z15, Z15
 	VADDPS       Z15, Z11, Z11
 	VMOVUPS      200(AX)(DI*4), Z15
 	VBROADCASTSS 200(AX)(SI*4), Z16
 	VADDPS       Z15, Z16, Z15
-	VMOVUPS      Z7, Z16
+	VMOVUPS      Z4, Z16
 	VSUBPS       Z15, Z16, Z16
 	VBROADCASTSS 584(AX)(SI*4), Z17
 	VMULPS       iqDifferenceP1<>+0(SB), Z17, Z17
-	VADDPS       Z8, Z17, Z17
+	VADDPS       Z5, Z17, Z17
 	VMOVUPS      584(AX)(DI*4), Z18
 	VMULPS       iqDifferenceP2<>+0(SB), Z18, Z18
 	VADDPS       Z18, Z17, Z17
-	VMOVUPS      Z9, Z18
+	VMOVUPS      Z6, Z18
 	VSUBPS       Z15, Z18, Z18
 	VBROADCASTSS 584(AX)(SI*4), Z15
 	VMULPS       iqDifferenceM1<>+0(SB), Z15, Z15
-	VADDPS       Z10, Z15, Z15
+	VADDPS       Z7, Z15, Z15
 	VMOVUPS      584(AX)(DI*4), Z19
 	VMULPS       iqDifferenceM2<>+0(SB), Z19, Z19
 	VADDPS       Z19, Z15, Z15
@@ -2615,16 +3109,16 @@ high:
 	VMOVUPS      Z19, (SP)
 	VMOVUPS      Z20, 256(SP)
 	VMULPS       Z19, Z19, Z19
-	VMULPS       Z20, Z2, Z21
-	VCMPPS       $0x1e, Z1, Z20, K1
+	VMULPS       Z20, Z9, Z21
+	VCMPPS       $0x1e, Z10, Z20, K1
 	VCMPPS       $0x1e, Z21, Z19, K1, K1
 	VADDPS       Z18, Z12, Z12
 	VADDPS       Z15, Z13, Z13
 	VMOVUPS      Z12, 64(SP)
 	VMOVUPS      Z13, 320(SP)
 	VMULPS       Z12, Z12, Z12
-	VMULPS       Z13, Z2, Z19
-	VCMPPS       $0x1e, Z1, Z13, K2
+	VMULPS       Z13, Z9, Z19
+	VCMPPS       $0x1e, Z10, Z13, K2
 	VCMPPS       $0x1e, Z19, Z12, K2, K2
 	KORW         K2, K1, K1
 	VADDPS       Z16, Z14, Z12
@@ -2632,8 +3126,8 @@ high:
 	VMOVUPS      Z12, 128(SP)
 	VMOVUPS      Z13, 384(SP)
 	VMULPS       Z12, Z12, Z12
-	VMULPS       Z13, Z2, Z16
-	VCMPPS       $0x1e, Z1, Z13, K2
+	VMULPS       Z13, Z9, Z16
+	VCMPPS       $0x1e, Z10, Z13, K2
 	VCMPPS       $0x1e, Z16, Z12, K2, K2
 	KORW         K2, K1, K1
 	VADDPS       Z18, Z14, Z12
@@ -2641,8 +3135,8 @@ high:
 	VMOVUPS      Z12, 192(SP)
 	VMOVUPS      Z11, 448(SP)
 	VMULPS       Z12, Z12, Z12
-	VMULPS       Z11, Z2, Z13
-	VCMPPS       $0x1e, Z1, Z11, K2
+	VMULPS       Z11, Z9, Z13
+	VCMPPS       $0x1e, Z10, Z11, K2
 	VCMPPS       $0x1e, Z13, Z12, K2, K2
 	KORW         K2, K1, K1
 	KMOVW        K1, R8
@@ -2654,60 +3148,60 @@ lanes:
 	LEAL     -1(R8), R10
 	ANDL     R10, R8
 	VMOVSS   256(SP)(R9*4), X12
-	VUCOMISS X1, X12
+	VUCOMISS X10, X12
 	JBE      skip0
 	VMOVSS   (SP)(R9*4), X11
 	VMULSS   X11, X11, X13
-	VMULSS   X12, X2, X14
+	VMULSS   X12, X9, X14
 	VUCOMISS X14, X13
 	JBE      skip0
-	VDIVSS   X12, X11, X0
-	VMULSS   X11, X0, X2
+	VDIVSS   X12, X11, X8
+	VMULSS   X11, X8, X9
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+0, BX
 
 skip0:
 	VMOVSS   320(SP)(R9*4), X12
-	VUCOMISS X1, X12
+	VUCOMISS X10, X12
 	JBE      skip1
 	VMOVSS   64(SP)(R9*4), X11
 	VMULSS   X11, X11, X13
-	VMULSS   X12, X2, X14
+	VMULSS   X12, X9, X14
 	VUCOMISS X14, X13
 	JBE      skip1
-	VDIVSS   X12, X11, X0
-	VMULSS   X11, X0, X2
+	VDIVSS   X12, X11, X8
+	VMULSS   X11, X8, X9
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+1, BX
 
 skip1:
 	VMOVSS   384(SP)(R9*4), X12
-	VUCOMISS X1, X12
+	VUCOMISS X10, X12
 	JBE      skip2
 	VMOVSS   128(SP)(R9*4), X11
 	VMULSS   X11, X11, X13
-	VMULSS   X12, X2, X14
+	VMULSS   X12, X9, X14
 	VUCOMISS X14, X13
 	JBE      skip2
-	VDIVSS   X12, X11, X0
-	VMULSS   X11, X0, X2
+	VDIVSS   X12, X11, X8
+	VMULSS   X11, X8, X9
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+2, BX
 
 skip2:
 	VMOVSS   448(SP)(R9*4), X12
-	VUCOMISS X1, X12
+	VUCOMISS X10, X12
 	JBE      skip3
 	VMOVSS   192(SP)(R9*4), X11
 	VMULSS   X11, X11, X13
-	VMULSS   X12, X2, X14
+	VMULSS   X12, X9, X14
 	VUCOMISS X14, X13
 	JBE      skip3
-	VDIVSS   X12, X11, X0
-	VMULSS   X11, X0, X2
+	VDIVSS   X12, X11, X8
+	VMULSS   X11, X8, X9
 	MOVQ     SI, CX
 	LEAQ     (DI)(R9*1), DX
 	MOVQ     $+3, BX
@@ -2715,19 +3209,19 @@ skip2:
 skip3:
 	TESTL        R8, R8
 	JNZ          lanes
-	VBROADCASTSS X2, Z2
+	VBROADCASTSS X9, Z9
 
 none:
 	ADDQ   $0x10, DI
 	CMPQ   DI, $0x10
-	JLE    high
-	INCQ   SI
+	JLE    scanHigh
+	ADDQ   $0x01, SI
 	CMPQ   SI, $0x10
-	JLE    low
+	JLE    scanLow
 	MOVQ   CX, 776(AX)
 	MOVQ   DX, 784(AX)
 	MOVQ   BX, 792(AX)
-	VMOVSS X0, 800(AX)
+	VMOVSS X8, 800(AX)
 	VZEROUPPER
 	RET
 
@@ -2817,3 +3311,110 @@ TEXT ·iq4PackAVX2(SB), NOSPLIT, $0-20
 	VMOVDQU      X0, (AX)
 	VZEROUPPER
 	RET
+
+// func iq1OrderAVX2(order *[32]byte, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·iq1OrderAVX2(SB), NOSPLIT, $128-24
+	MOVQ order+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ SI, SI
+
+vector:
+	VMOVUPS (CX)(SI*4), Y0
+	VPXOR   Y1, Y1, Y1
+	LEAQ    iqAfter<>+124(SB), BX
+	LEAQ    (BX)(SI*4), BX
+	XORQ    DI, DI
+
+compare:
+	VBROADCASTSS (CX)(DI*4), Y2
+	VCMPPS       $0x01, Y0, Y2, Y3
+	VCMPPS       $0x00, Y0, Y2, Y2
+	VANDPS       (BX), Y2, Y2
+	VORPS        Y2, Y3, Y3
+	VPSUBD       Y3, Y1, Y1
+	SUBQ         $0x04, BX
+	INCQ         DI
+	CMPQ         DI, DX
+	JLT          compare
+	VMOVUPS      Y1, (SP)(SI*4)
+	ADDQ         $0x08, SI
+	CMPQ         SI, DX
+	JLT          vector
+	XORQ         SI, SI
+
+store:
+	MOVLQZX (SP)(SI*4), CX
+	MOVB    SI, (AX)(CX*1)
+	INCQ    SI
+	CMPQ    SI, DX
+	JLT     store
+	VZEROUPPER
+	RET
+
+DATA iqAfter<>+0(SB)/4, $0x00000000
+DATA iqAfter<>+4(SB)/4, $0x00000000
+DATA iqAfter<>+8(SB)/4, $0x00000000
+DATA iqAfter<>+12(SB)/4, $0x00000000
+DATA iqAfter<>+16(SB)/4, $0x00000000
+DATA iqAfter<>+20(SB)/4, $0x00000000
+DATA iqAfter<>+24(SB)/4, $0x00000000
+DATA iqAfter<>+28(SB)/4, $0x00000000
+DATA iqAfter<>+32(SB)/4, $0x00000000
+DATA iqAfter<>+36(SB)/4, $0x00000000
+DATA iqAfter<>+40(SB)/4, $0x00000000
+DATA iqAfter<>+44(SB)/4, $0x00000000
+DATA iqAfter<>+48(SB)/4, $0x00000000
+DATA iqAfter<>+52(SB)/4, $0x00000000
+DATA iqAfter<>+56(SB)/4, $0x00000000
+DATA iqAfter<>+60(SB)/4, $0x00000000
+DATA iqAfter<>+64(SB)/4, $0x00000000
+DATA iqAfter<>+68(SB)/4, $0x00000000
+DATA iqAfter<>+72(SB)/4, $0x00000000
+DATA iqAfter<>+76(SB)/4, $0x00000000
+DATA iqAfter<>+80(SB)/4, $0x00000000
+DATA iqAfter<>+84(SB)/4, $0x00000000
+DATA iqAfter<>+88(SB)/4, $0x00000000
+DATA iqAfter<>+92(SB)/4, $0x00000000
+DATA iqAfter<>+96(SB)/4, $0x00000000
+DATA iqAfter<>+100(SB)/4, $0x00000000
+DATA iqAfter<>+104(SB)/4, $0x00000000
+DATA iqAfter<>+108(SB)/4, $0x00000000
+DATA iqAfter<>+112(SB)/4, $0x00000000
+DATA iqAfter<>+116(SB)/4, $0x00000000
+DATA iqAfter<>+120(SB)/4, $0x00000000
+DATA iqAfter<>+124(SB)/4, $0x00000000
+DATA iqAfter<>+128(SB)/4, $0xffffffff
+DATA iqAfter<>+132(SB)/4, $0xffffffff
+DATA iqAfter<>+136(SB)/4, $0xffffffff
+DATA iqAfter<>+140(SB)/4, $0xffffffff
+DATA iqAfter<>+144(SB)/4, $0xffffffff
+DATA iqAfter<>+148(SB)/4, $0xffffffff
+DATA iqAfter<>+152(SB)/4, $0xffffffff
+DATA iqAfter<>+156(SB)/4, $0xffffffff
+DATA iqAfter<>+160(SB)/4, $0xffffffff
+DATA iqAfter<>+164(SB)/4, $0xffffffff
+DATA iqAfter<>+168(SB)/4, $0xffffffff
+DATA iqAfter<>+172(SB)/4, $0xffffffff
+DATA iqAfter<>+176(SB)/4, $0xffffffff
+DATA iqAfter<>+180(SB)/4, $0xffffffff
+DATA iqAfter<>+184(SB)/4, $0xffffffff
+DATA iqAfter<>+188(SB)/4, $0xffffffff
+DATA iqAfter<>+192(SB)/4, $0xffffffff
+DATA iqAfter<>+196(SB)/4, $0xffffffff
+DATA iqAfter<>+200(SB)/4, $0xffffffff
+DATA iqAfter<>+204(SB)/4, $0xffffffff
+DATA iqAfter<>+208(SB)/4, $0xffffffff
+DATA iqAfter<>+212(SB)/4, $0xffffffff
+DATA iqAfter<>+216(SB)/4, $0xffffffff
+DATA iqAfter<>+220(SB)/4, $0xffffffff
+DATA iqAfter<>+224(SB)/4, $0xffffffff
+DATA iqAfter<>+228(SB)/4, $0xffffffff
+DATA iqAfter<>+232(SB)/4, $0xffffffff
+DATA iqAfter<>+236(SB)/4, $0xffffffff
+DATA iqAfter<>+240(SB)/4, $0xffffffff
+DATA iqAfter<>+244(SB)/4, $0xffffffff
+DATA iqAfter<>+248(SB)/4, $0xffffffff
+DATA iqAfter<>+252(SB)/4, $0xffffffff
+GLOBL iqAfter<>(SB), RODATA|NOPTR, $256

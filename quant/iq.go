@@ -31,6 +31,10 @@ type IQOps struct {
 	// Sums sets g.SumQX[t] and g.SumQ2[t] from g.Codes, with the levels 2l+1.
 	Sums func(grid *Grid, g *GridTrials)
 
+	// IQ1Order sorts: order[j] becomes the index of the j-th smallest of the 16
+	// or 32 numbers in x, and of equal ones the first comes first.
+	IQ1Order func(order *[32]uint8, x []float32)
+
 	// IQ1Split finds the best split of a block of 32 for IQ1_S, IQ1MSplit that
 	// of a block of 16 for IQ1_M.
 	IQ1Split  func(s *IQ1Split)
@@ -47,6 +51,7 @@ var PlainIQOps = IQOps{
 	Round:     gridRound,
 	Nearest:   gridNearest,
 	Sums:      gridSums,
+	IQ1Order:  iq1Order,
 	IQ1Split:  iq1Split,
 	IQ1MSplit: iq1mSplit,
 	IQ4Sums:   iq4Sums,

@@ -86,6 +86,17 @@ type IQ1Split struct {
 	Scale            float32
 }
 
+// iq1Order stores the order of the values of x, equal ones as they come.
+func iq1Order(order *[32]uint8, x []float32) {
+	for i, v := range x {
+		j := i
+		for ; j > 0 && v < x[order[j-1]]; j-- {
+			order[j] = order[j-1]
+		}
+		order[j] = uint8(i)
+	}
+}
+
 // iq1Split tries all splits with both shifts.
 func iq1Split(s *IQ1Split) {
 	const n = 32
@@ -188,16 +199,8 @@ func (g *iq1Group) search(x []float32, eps float32, perPoint bool, ops *IQOps) b
 		return false
 	}
 
-	// A stable sort, as the order of equal values shows in the sums.
-	var sorted [32]float32
 	var order [32]uint8
-	for i, v := range x {
-		j := i
-		for ; j > 0 && v < sorted[j-1]; j-- {
-			sorted[j], order[j] = sorted[j-1], order[j-1]
-		}
-		sorted[j], order[j] = v, uint8(i)
-	}
+	ops.IQ1Order(&order, x)
 	s := &g.split
 	for j, i := range order[:len(x)] {
 		half := 0
@@ -207,7 +210,7 @@ func (g *iq1Group) search(x []float32, eps float32, perPoint bool, ops *IQOps) b
 		for h := range s.SumX {
 			s.SumX[h][j+1], s.SumW[h][j+1] = s.SumX[h][j], s.SumW[h][j]
 		}
-		s.SumX[half][j+1] += float32(weight[i] * sorted[j])
+		s.SumX[half][j+1] += float32(weight[i] * x[i])
 		s.SumW[half][j+1] += weight[i]
 	}
 	if perPoint {
@@ -225,18 +228,16 @@ func (g *iq1Group) search(x []float32, eps float32, perPoint bool, ops *IQOps) b
 	if perPoint {
 		g.minus[0] = shift>>1 != 0
 	}
-	var codes [4]uint16
-	for j, i := range order[:len(x)] {
-		l := uint16(1)
-		if j < s.Low {
-			l = 0
-		} else if j >= s.High {
-			l = 2
-		}
-		if scale < 0 {
-			l = 2 - l
-		}
-		codes[i/8] |= l << (i % 8 * 2)
+	codes := [4]uint16{0x5555, 0x5555, 0x5555, 0x5555} // all at level 1
+	low, high := uint16(0^1), uint16(2^1)
+	if scale < 0 {
+		low, high = high, low
+	}
+	for _, i := range order[:s.Low] {
+		codes[i/8] ^= low << (i % 8 * 2)
+	}
+	for _, i := range order[s.High:len(x)] {
+		codes[i/8] ^= high << (i % 8 * 2)
 	}
 	if scale < 0 {
 		scale = -scale

@@ -70,6 +70,7 @@ func main() {
 		iq1mSplit(w)
 	}
 	iq4Pack()
+	iq1Order()
 	Generate()
 }
 
@@ -338,24 +339,12 @@ func nearest(w width, dim int) {
 
 	// The first of the candidates at the least distance.
 	VMOVUPS(where, positions)
-	least, other := w.vec(), w.vec()
-	mask := GP32()
+	least, mask := w.vec(), GP32()
+	VMOVAPS(best, least)
+	reduce(w, least, VMINPS)
 	if w.lanes == 8 {
-		VPERM2F128(U8(1), best, best, other)
-		VMINPS(other, best, least)
-	} else {
-		VSHUFF32X4(U8(0x4e), best, best, other)
-		VMINPS(other, best, least)
-		VSHUFF32X4(U8(0xb1), least, least, other)
-		VMINPS(other, least, least)
-	}
-	VPERMILPS(U8(0x4e), least, other)
-	VMINPS(other, least, least)
-	VPERMILPS(U8(0xb1), least, other)
-	VMINPS(other, least, least)
-	if w.lanes == 8 {
-		VCMPPS(U8(0), least, best, other)
-		VMOVMSKPS(other, mask)
+		VCMPPS(U8(0), least, best, least)
+		VMOVMSKPS(least, mask)
 	} else {
 		k := K()
 		VCMPPS(U8(0), least, best, k)
@@ -631,6 +620,61 @@ func iq4Pack() {
 	RET()
 }
 
+// iq1Order: lanes are elements, whose rank is counted.
+func iq1Order() {
+	TEXT("iq1OrderAVX2", NOSPLIT, "func(order *[32]byte, x *float32, n int)")
+	order := Load(Param("order"), GP64())
+	x := Load(Param("x"), GP64())
+	n := Load(Param("n"), GP64())
+	// Entry 31-j+i tells whether i is greater than j.
+	after := GLOBL("iqAfter", RODATA|NOPTR)
+	for k := range 64 {
+		v := uint32(0)
+		if k > 31 {
+			v = math.MaxUint32
+		}
+		DATA(4*k, U32(v))
+	}
+	ranks := AllocLocal(128)
+	window := GP64()
+	i := GP64()
+	XORQ(i, i)
+	Label("vector")
+	v, rank := YMM(), YMM()
+	VMOVUPS(Mem{Base: x, Index: i, Scale: 4}, v)
+	VPXOR(rank, rank, rank)
+	LEAQ(after.Offset(4*31), window)
+	LEAQ(Mem{Base: window, Index: i, Scale: 4}, window)
+	j := GP64()
+	XORQ(j, j)
+	Label("compare")
+	other, less, equal := YMM(), YMM(), YMM()
+	VBROADCASTSS(Mem{Base: x, Index: j, Scale: 4}, other)
+	VCMPPS(U8(1), v, other, less) // other < v
+	VCMPPS(U8(0), v, other, equal)
+	VANDPS(Mem{Base: window}, equal, equal)
+	VORPS(equal, less, less)
+	VPSUBD(less, rank, rank)
+	SUBQ(U8(4), window)
+	INCQ(j)
+	CMPQ(j, n)
+	JLT(LabelRef("compare"))
+	VMOVUPS(rank, ranks.Idx(i, 4))
+	ADDQ(U8(8), i)
+	CMPQ(i, n)
+	JLT(LabelRef("vector"))
+	r := GP64()
+	XORQ(i, i)
+	Label("store")
+	MOVLQZX(ranks.Idx(i, 4), r)
+	MOVB(i.As8(), Mem{Base: order, Index: r, Scale: 1})
+	INCQ(i)
+	CMPQ(i, n)
+	JLT(LabelRef("store"))
+	VZEROUPPER()
+	RET()
+}
+
 // A scan looks through candidates, some to a vector, for the one with the best
 // score. What is better depends on the best so far, so where a lane beats it
 // the candidates are gone through one by one.
@@ -644,15 +688,98 @@ type scan struct {
 }
 
 func newScan(w width, kinds int) *scan {
-	s := &scan{w: w, kinds: kinds,
+	return &scan{w: w, kinds: kinds,
 		sumqx: AllocLocal(kinds * w.bytes()), sumq2: AllocLocal(kinds * w.bytes()),
-		scale: XMM(), zero: zero(w), low: GP64(), high: GP64(), kind: GP64()}
-	s.best = broadcast(w, floats("Lowest", -math.MaxFloat32))
+		best: w.vec(), scale: XMM(), zero: zero(w), low: GP64(), high: GP64(), kind: GP64()}
+}
+
+// run calls sums for all pairs of bounds up to n, one pass to find a bound on
+// the score, one to find the candidate. weight is the sum of all weights.
+//
+// A candidate's score is sumqx squared by sumq2. The plain Go loop starts with
+// the lowest number as the best score so far; all that scores noticeably less
+// than some candidate makes no difference to what it ends with. So the scan
+// starts with a bound that is a little below the best of a sample, and few
+// candidates ever beat the best so far. That holds where no product underflows
+// or overflows and no sumq2 is nearly zero; otherwise it starts as plain Go does.
+func (s *scan) run(p reg.Register, n int, weight reg.VecVirtual, sums func(low, high reg.GPVirtual) func(kind int) (sumqx, sumq2 reg.VecVirtual)) {
+	w := s.w
+	low, high := GP64(), GP64()
+	loop := func(name string, step int, body func()) {
+		XORQ(low, low)
+		Label(name + "Low")
+		MOVQ(low, high)
+		Label(name + "High")
+		body()
+		ADDQ(U8(w.lanes), high)
+		CMPQ(high, U8(n))
+		JLE(LabelRef(name + "High"))
+		ADDQ(U8(step), low)
+		CMPQ(low, U8(n))
+		JLE(LabelRef(name + "Low"))
+	}
+
+	top, least := zero(w), broadcast(w, floats("MaxFloat", math.MaxFloat32))
+	loop("bound", 2, func() {
+		sum := sums(low, high)
+		for kind := range s.kinds {
+			sumqx, sumq2 := sum(kind)
+			// The operand order keeps top and least where a lane is NaN.
+			VMINPS(least, sumq2, least)
+			VMULPS(sumqx, sumqx, sumqx)
+			if w.lanes == 8 {
+				VRCPPS(sumq2, sumq2)
+			} else {
+				VRCP14PS(sumq2, sumq2)
+			}
+			VMULPS(sumq2, sumqx, sumqx)
+			VMAXPS(top, sumqx, top)
+		}
+	})
+	reduce(w, top, VMAXPS)
+	reduce(w, least, VMINPS)
+	bound, t := top.AsX(), XMM()
+	VBROADCASTSS(floats("Lowest", -math.MaxFloat32), s.best)
+	VMULSS(floats("Hundredth", 0.01), weight.AsX(), t)
+	VUCOMISS(t, least.AsX())
+	JBE(LabelRef("start"))
+	VMULSS(weight.AsX(), bound, t)
+	for _, v := range []reg.Register{t, bound, weight.AsX()} {
+		VUCOMISS(floats("Small", 1e-30), v)
+		JBE(LabelRef("start"))
+		VUCOMISS(floats("Large", 1e30), v)
+		JHI(LabelRef("start"))
+	}
+	VMULSS(floats("Below", 1-1.0/512), bound, bound)
+	VBROADCASTSS(bound, s.best)
+	Label("start")
+
 	MOVQ(I32(-1), s.low)
 	XORQ(s.high, s.high)
 	XORQ(s.kind, s.kind)
 	VXORPS(s.scale, s.scale, s.scale)
-	return s
+	loop("scan", 1, func() { s.add(low, high, sums(low, high)) })
+	MOVQ(s.low, Mem{Base: p, Disp: splitLow})
+	MOVQ(s.high, Mem{Base: p, Disp: splitHigh})
+	MOVQ(s.kind, Mem{Base: p, Disp: splitShift})
+	VMOVSS(s.scale, Mem{Base: p, Disp: splitScale})
+}
+
+// reduce brings the extreme of all lanes of v to its lane 0.
+func reduce(w width, v reg.VecVirtual, op func(...Op)) {
+	t := w.vec()
+	if w.lanes == 16 {
+		VSHUFF32X4(U8(0x4e), v, v, t)
+		op(t, v, v)
+		VSHUFF32X4(U8(0xb1), v, v, t)
+	} else {
+		VPERM2F128(U8(1), v, v, t)
+	}
+	op(t, v, v)
+	VPERMILPS(U8(0x4e), v, t)
+	op(t, v, v)
+	VPERMILPS(U8(0xb1), v, t)
+	op(t, v, v)
 }
 
 // add considers a vector of candidates for each kind, in the order of their
@@ -725,13 +852,6 @@ func (s *scan) add(low, high reg.GPVirtual, sums func(kind int) (sumqx, sumq2 re
 	Label("none")
 }
 
-func (s *scan) store(p reg.Register) {
-	MOVQ(s.low, Mem{Base: p, Disp: splitLow})
-	MOVQ(s.high, Mem{Base: p, Disp: splitHigh})
-	MOVQ(s.kind, Mem{Base: p, Disp: splitShift})
-	VMOVSS(s.scale, Mem{Base: p, Disp: splitScale})
-}
-
 // iq1Levels are the three levels with the shift up and down.
 var iq1Levels = [2][3]float32{{-0.875, 0.125, 1.125}, {-1.125, -0.125, 0.875}}
 
@@ -742,46 +862,34 @@ func iq1Split(w width) {
 	level := func(shift, l int) Mem {
 		return floats("Level"+[]string{"P", "M"}[shift]+strconv.Itoa(l), iq1Levels[shift][l])
 	}
-	best := newScan(w, 2)
 	sumx := Mem{Base: p, Disp: splitSumX}
 	sumw := Mem{Base: p, Disp: splitSumW}
-	low := GP64()
-	XORQ(low, low)
-	Label("low")
-	x0, w0 := broadcast(w, sumx.Idx(low, 4)), broadcast(w, sumw.Idx(low, 4))
-	high := GP64()
-	MOVQ(low, high)
-	Label("high")
-	x1, x2, w1, w2 := load(w, sumx.Idx(high, 4)), broadcast(w, sumx.Offset(4*32)), load(w, sumw.Idx(high, 4)), broadcast(w, sumw.Offset(4*32))
-	VSUBPS(x1, x2, x2)
-	VSUBPS(x0, x1, x1)
-	VSUBPS(w1, w2, w2)
-	VSUBPS(w0, w1, w1)
-	best.add(low, high, func(shift int) (sumqx, sumq2 reg.VecVirtual) {
-		a, b := w.vec(), w.vec()
-		VMULPS(level(shift, 0), x0, a)
-		VMULPS(level(shift, 1), x1, b)
-		VADDPS(b, a, a)
-		VMULPS(level(shift, 2), x2, b)
-		VADDPS(b, a, a)
-		c := w.vec()
-		VMULPS(level(shift, 0), w0, c)
-		VMULPS(level(shift, 0), c, c)
-		VMULPS(level(shift, 1), w1, b)
-		VMULPS(level(shift, 1), b, b)
-		VADDPS(b, c, c)
-		VMULPS(level(shift, 2), w2, b)
-		VMULPS(level(shift, 2), b, b)
-		VADDPS(b, c, c)
-		return a, c
+	weight := broadcast(w, sumw.Offset(4*32))
+	newScan(w, 2).run(p, 32, weight, func(low, high reg.GPVirtual) func(int) (sumqx, sumq2 reg.VecVirtual) {
+		x0, w0 := broadcast(w, sumx.Idx(low, 4)), broadcast(w, sumw.Idx(low, 4))
+		x1, x2, w1, w2 := load(w, sumx.Idx(high, 4)), broadcast(w, sumx.Offset(4*32)), load(w, sumw.Idx(high, 4)), w.vec()
+		VSUBPS(x1, x2, x2)
+		VSUBPS(x0, x1, x1)
+		VSUBPS(w1, weight, w2)
+		VSUBPS(w0, w1, w1)
+		return func(shift int) (sumqx, sumq2 reg.VecVirtual) {
+			a, b, c := w.vec(), w.vec(), w.vec()
+			VMULPS(level(shift, 0), x0, a)
+			VMULPS(level(shift, 1), x1, b)
+			VADDPS(b, a, a)
+			VMULPS(level(shift, 2), x2, b)
+			VADDPS(b, a, a)
+			VMULPS(level(shift, 0), w0, c)
+			VMULPS(level(shift, 0), c, c)
+			VMULPS(level(shift, 1), w1, b)
+			VMULPS(level(shift, 1), b, b)
+			VADDPS(b, c, c)
+			VMULPS(level(shift, 2), w2, b)
+			VMULPS(level(shift, 2), b, b)
+			VADDPS(b, c, c)
+			return a, c
+		}
 	})
-	ADDQ(U8(w.lanes), high)
-	CMPQ(high, U8(32))
-	JLE(LabelRef("high"))
-	INCQ(low)
-	CMPQ(low, U8(32))
-	JLE(LabelRef("low"))
-	best.store(p)
 	VZEROUPPER()
 	RET()
 }
@@ -790,7 +898,6 @@ func iq1Split(w width) {
 func iq1mSplit(w width) {
 	TEXT("iq1mSplit"+w.name, NOSPLIT, "func(s *byte)")
 	p := Load(Param("s"), GP64())
-	best := newScan(w, 4)
 	const half = 192 // bytes between the halves' sums
 	// By half and shift: the totals at the highest level, in registers where
 	// there are enough.
@@ -821,44 +928,35 @@ func iq1mSplit(w width) {
 	}
 	sumx := Mem{Base: p, Disp: splitSumX}
 	sumw := Mem{Base: p, Disp: splitSumW}
-	low := GP64()
-	XORQ(low, low)
-	Label("low")
-	high := GP64()
-	MOVQ(low, high)
-	Label("high")
-	var qx, q2 [2][2]reg.VecVirtual
-	for h := range 2 {
-		below := load(w, sumx.Offset(half*h).Idx(high, 4))
-		lowx := broadcast(w, sumx.Offset(half*h).Idx(low, 4))
-		VADDPS(below, lowx, below)
-		for shift := range 2 {
-			v := w.vec()
-			VMOVUPS(topx[h][shift], v)
-			VSUBPS(below, v, v)
-			qx[h][shift] = v
-			a, b := broadcast(w, sumw.Offset(half*h).Idx(low, 4)), w.vec()
-			VMULPS(step(shift, 1), a, a)
-			VADDPS(topw[h][shift], a, a)
-			VMOVUPS(sumw.Offset(half*h).Idx(high, 4), b)
-			VMULPS(step(shift, 2), b, b)
-			VADDPS(b, a, a)
-			q2[h][shift] = a
+	weight := broadcast(w, sumw.Offset(4*16))
+	VADDSS(sumw.Offset(half+4*16), weight.AsX(), weight.AsX())
+	newScan(w, 4).run(p, 16, weight, func(low, high reg.GPVirtual) func(int) (sumqx, sumq2 reg.VecVirtual) {
+		var qx, q2 [2][2]reg.VecVirtual
+		for h := range 2 {
+			below := load(w, sumx.Offset(half*h).Idx(high, 4))
+			lowx := broadcast(w, sumx.Offset(half*h).Idx(low, 4))
+			VADDPS(below, lowx, below)
+			for shift := range 2 {
+				v := w.vec()
+				VMOVUPS(topx[h][shift], v)
+				VSUBPS(below, v, v)
+				qx[h][shift] = v
+				a, b := broadcast(w, sumw.Offset(half*h).Idx(low, 4)), w.vec()
+				VMULPS(step(shift, 1), a, a)
+				VADDPS(topw[h][shift], a, a)
+				VMOVUPS(sumw.Offset(half*h).Idx(high, 4), b)
+				VMULPS(step(shift, 2), b, b)
+				VADDPS(b, a, a)
+				q2[h][shift] = a
+			}
 		}
-	}
-	best.add(low, high, func(kind int) (sumqx, sumq2 reg.VecVirtual) {
-		a, b := w.vec(), w.vec()
-		VADDPS(qx[1][kind&1], qx[0][kind>>1], a)
-		VADDPS(q2[1][kind&1], q2[0][kind>>1], b)
-		return a, b
+		return func(kind int) (sumqx, sumq2 reg.VecVirtual) {
+			a, b := w.vec(), w.vec()
+			VADDPS(qx[1][kind&1], qx[0][kind>>1], a)
+			VADDPS(q2[1][kind&1], q2[0][kind>>1], b)
+			return a, b
+		}
 	})
-	ADDQ(U8(w.lanes), high)
-	CMPQ(high, U8(16))
-	JLE(LabelRef("high"))
-	INCQ(low)
-	CMPQ(low, U8(16))
-	JLE(LabelRef("low"))
-	best.store(p)
 	VZEROUPPER()
 	RET()
 }
