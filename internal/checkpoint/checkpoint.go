@@ -139,8 +139,15 @@ func (c *Checkpoint) open(set fileSet) error {
 	if c.isMeta() {
 		c.Layout = Meta
 	}
-	for _, p := range c.parts {
-		c.Tensors = append(c.Tensors, p.tensors...)
+	if set.parallel && len(c.parts) > 1 {
+		var err error
+		if c.Tensors, err = c.join(); err != nil {
+			return err
+		}
+	} else {
+		for _, p := range c.parts {
+			c.Tensors = append(c.Tensors, p.tensors...)
+		}
 	}
 	c.byName = make(map[string]int, len(c.Tensors))
 	for i, t := range c.Tensors {
@@ -159,7 +166,9 @@ func (c *Checkpoint) isMeta() bool {
 		return false
 	}
 	return slices.ContainsFunc(c.parts, func(p *part) bool {
-		return slices.ContainsFunc(p.tensors, func(t Tensor) bool { return t.Name == "tok_embeddings.weight" || t.Name == "layers.0.attention.wq.weight" })
+		return slices.ContainsFunc(p.tensors, func(t Tensor) bool {
+			return t.Name == "tok_embeddings.weight" || t.Name == "layers.0.attention.wq.weight"
+		})
 	})
 }
 

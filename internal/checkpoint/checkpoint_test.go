@@ -3,6 +3,8 @@ package checkpoint
 import (
 	"bytes"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -59,5 +61,68 @@ func TestConfigs(t *testing.T) {
 	}
 	if got, want := c.File("x"), filepath.Join(models, "tiny/hf/x"); got != want {
 		t.Errorf("File: %s, want %s", got, want)
+	}
+}
+
+// metaNames are Meta's names of what Hugging Face calls otherwise.
+var metaNames = strings.NewReplacer(
+	"model.embed_tokens", "tok_embeddings", "lm_head", "output", "model.norm", "norm", "model.layers", "layers",
+	"self_attn.q_proj", "attention.wq", "self_attn.k_proj", "attention.wk", "self_attn.v_proj", "attention.wv", "self_attn.o_proj", "attention.wo",
+	"mlp.gate_proj", "feed_forward.w1", "mlp.down_proj", "feed_forward.w2", "mlp.up_proj", "feed_forward.w3",
+	"input_layernorm", "attention_norm", "post_attention_layernorm", "ffn_norm")
+
+// interleave turns the rows of q or k from rotate-half order, Hugging Face's,
+// into Meta's.
+func interleave(b []byte, heads, rows int) []byte {
+	rowSize, dim := len(b)/rows, rows/heads
+	out := make([]byte, 0, len(b))
+	for h := range heads {
+		for i := range dim {
+			src := h*dim + i/2 + i%2*dim/2
+			out = append(out, b[src*rowSize:][:rowSize]...)
+		}
+	}
+	return out
+}
+
+// TestSixForms: one set of weights, published in six ways.
+func TestSixForms(t *testing.T) {
+	want := open(t, models+"micro/hf")
+	for _, form := range []string{"hf-sharded", "hf-bin", "hf-bin-legacy", "meta-1", "meta-2"} {
+		t.Run(form, func(t *testing.T) {
+			c := open(t, models+"micro/"+form)
+			n := 0
+			for i := range want.Tensors {
+				w := &want.Tensors[i]
+				name, data := w.Name, contents(t, w)
+				if c.Layout == Meta {
+					name = metaNames.Replace(name)
+					switch {
+					case strings.HasSuffix(name, ".wq.weight"):
+						data = interleave(data, 4, 64)
+					case strings.HasSuffix(name, ".wk.weight"):
+						data = interleave(data, 2, 32)
+					}
+				}
+				got, ok := c.Tensor(name)
+				if !ok {
+					t.Errorf("%s is missing", name)
+					continue
+				}
+				n++
+				if got.DType != w.DType || !slices.Equal(got.Shape, w.Shape) || !bytes.Equal(contents(t, got), data) {
+					t.Errorf("%s differs", name)
+				}
+			}
+			if _, ok := c.Tensor("rope.freqs"); ok {
+				n++ // Meta saves what follows from params.json
+			}
+			if n != len(c.Tensors) {
+				t.Errorf("%d tensors, want %d", len(c.Tensors), n)
+			}
+			if err := c.Verify(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

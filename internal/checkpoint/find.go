@@ -12,6 +12,7 @@ import (
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/formats/safetensors"
+	"github.com/smeltgguf/smelt/formats/torch"
 )
 
 // fileSet is the files that make up the weights of one checkpoint.
@@ -303,7 +304,35 @@ func openPart(path string) (p *part, err error) {
 	if bytes.HasPrefix(head, []byte("GGUF")) {
 		return nil, formats.Unsupportedf(path, -1, "this is a GGUF file, not a checkpoint").WithHint("quantize reads it")
 	}
+	if safetensors.IsHeader(head) {
+		return openSafetensors(in)
+	}
+	switch filepath.Ext(path) {
+	case ".bin", ".pth", ".pt", ".ckpt":
+		return openTorch(in)
+	}
+	if torch.IsFile(head) {
+		return openTorch(in)
+	}
 	return openSafetensors(in)
+}
+
+func openTorch(in *input) (*part, error) {
+	f, err := torch.Read(in, in.info.Size(), in.name)
+	if err != nil {
+		return nil, err
+	}
+	p := &part{in: in, verify: f.Verify}
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		x := Tensor{Name: t.Name, Shape: t.Shape, DType: t.DType, File: in.name, Rows: newStrided(t)}
+		if t.Contiguous() {
+			m := matrixOf(t.TensorInfo)
+			x.Rows = &flat{m, t.Storage, int64(t.Start) * int64(m.typ.BlockSize())}
+		}
+		p.tensors = append(p.tensors, x)
+	}
+	return p, nil
 }
 
 func openSafetensors(in *input) (*part, error) {

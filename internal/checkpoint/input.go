@@ -75,7 +75,7 @@ func (in *input) ReadAt(p []byte, off int64) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, in.changed()
 	}
-	return n, formats.Malformedf(in.name, -1, "read error at %d: %w", off+int64(n), err)
+	return n, formats.Malformedf(in.name, -1, "read error at %d: %v", off+int64(n), err)
 }
 
 func (in *input) changed() error {
