@@ -36,6 +36,20 @@ type Family struct {
 // Families is the table, in the order in which they are listed for people.
 var Families = []*Family{
 	llamaFamily,
+	qwen2Family,
+	qwen2MoEFamily,
+	qwen3Family,
+	qwen3MoEFamily,
+	gemmaFamily,
+	gemma2Family,
+	gemma3Family,
+	phi3Family,
+	gpt2Family,
+	falconFamily,
+	stablelmFamily,
+	graniteFamily,
+	deepseek2Family,
+	gptOSSFamily,
 }
 
 // Tensor is one tensor of the GGUF to be written.
@@ -55,6 +69,7 @@ type Model struct {
 	Early, Params *gguf.Metadata
 	Tensors       []Tensor // in the order of the file
 	Skipped       []string // tensors of the checkpoint that carry nothing to convert
+	Notes         []string // what the GGUF cannot express
 	Decoder       *Decoder
 	Vocab         vocab.Options
 }
@@ -141,8 +156,11 @@ func Load(ck *checkpoint.Checkpoint, opt Options) (m *Model, err error) {
 		return nil, fmt.Errorf("%s: %w", ck.Path, err)
 	}
 	d.Vocab = b.vocabSize
-	if opt.Native && b.reordered {
-		d.Rope.Half = true
+	if opt.Native {
+		d.Rope.Half = d.Rope.Half || b.reordered
+		for _, f := range b.tune {
+			f(d)
+		}
 	}
 	m.Decoder = d
 	return m, nil

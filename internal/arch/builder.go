@@ -27,6 +27,7 @@ type builder struct {
 	out       []output
 	reordered bool // some q and k are interleaved in the GGUF
 	vocabSize int
+	tune      []func(*Decoder)
 }
 
 type output struct {
@@ -75,6 +76,20 @@ func (b *builder) src(name string, shape ...int) shaped {
 		panic(failure{formats.Malformedf(t.File, -1, "%s %s, config implies %s", formats.Quote(name), dims(s.shape), dims(shape))})
 	}
 	return s
+}
+
+// srcBytes claims a tensor of bytes.
+func (b *builder) srcBytes(name string, shape ...int) shaped {
+	i, ok := b.index[name]
+	if !ok {
+		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
+	}
+	t := &b.ck.Tensors[i]
+	if t.DType != formats.U8 || !slices.Equal(t.Shape, shape) {
+		panic(failure{formats.Malformedf(t.File, -1, "%s is %v %s, config implies U8 %s", formats.Quote(name), t.DType, dims(t.Shape), dims(shape))})
+	}
+	b.claimed[i] = true
+	return shaped{t.Rows, t.Shape, i}
 }
 
 // srcAny claims a tensor of whatever shape.
@@ -148,6 +163,15 @@ func (b *builder) embedding(embed, head string, vocabSize, width int) {
 		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing, and tie_word_embeddings is false", head)})
 	}
 }
+
+// note tells the person about something that the GGUF cannot express.
+func (b *builder) note(format string, args ...any) {
+	b.m.Notes = append(b.m.Notes, fmt.Sprintf(format, args...))
+}
+
+// native changes the description of the forward pass from the checkpoint
+// itself: what the GGUF, or llama.cpp, has otherwise.
+func (b *builder) native(f func(*Decoder)) { b.tune = append(b.tune, f) }
 
 // set writes a key of the architecture.
 func (b *builder) set(key string, v any) { b.m.Params.Set(b.f.Name+"."+key, v) }

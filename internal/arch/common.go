@@ -80,7 +80,7 @@ func (b *builder) commonParams(s shape, r *rope) {
 	if eps, ok := c.floatIf("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"); ok {
 		b.setEps("layer_norm_eps", "attention.layer_norm_epsilon", eps)
 	}
-	if n, ok := c.countIf("num_local_experts", "num_experts"); ok {
+	if n, ok := c.countIf("num_local_experts", "num_experts", "n_routed_experts"); ok {
 		b.setUint("expert_count", n)
 	}
 	if n, ok := c.countIf("num_experts_per_tok", "num_experts_per_token", "top_k_experts"); ok {
@@ -167,6 +167,17 @@ func (b *builder) experts(n int, kinds ...expert) {
 	for k, e := range kinds {
 		stacks[k].order = last
 		b.put(e.dst, stacks[k])
+	}
+}
+
+// windowNotWritten passes over a sliding window that llama.cpp has no key for in
+// this architecture: texts longer than the window then see all of it.
+func (b *builder) windowNotWritten() {
+	c := b.cfg
+	w := c.countOr(0, "sliding_window")
+	c.ignore("max_window_layers", "layer_types")
+	if c.boolean(true, "use_sliding_window") && w > 0 && w < c.countOr(0, contextKeys...) {
+		b.note("sliding_window %d is not written: llama.cpp's %s attends to the whole text", w, b.f.Name)
 	}
 }
 

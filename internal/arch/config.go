@@ -7,6 +7,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 
 	"github.com/smeltgguf/smelt/formats"
 )
@@ -254,6 +255,11 @@ func (c *Config) ignore(keys ...string) {
 		c.used[k] = true
 	}
 }
+
+// number and decimal are values for keys that a config may leave out.
+func number(n int) any { return decimal(strconv.Itoa(n)) }
+
+func decimal(s string) any { return json.Number(s) }
 
 // show prints a JSON value for a message.
 func show(v any) string {

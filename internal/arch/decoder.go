@@ -26,6 +26,9 @@ const (
 	GELUErf
 	// ReLUSquared: max(x, 0)^2.
 	ReLUSquared
+	// SwiGLUClamped is gpt-oss's gated unit, of gate g and up u: with g clamped
+	// to at most 7 and u to -7..7, g * sigmoid(1.702 g) * (u + 1).
+	SwiGLUClamped
 )
 
 // Decoder describes a decoder-only transformer's forward pass; package decoder
@@ -71,6 +74,13 @@ type Decoder struct {
 	ExpertNorm  bool
 	ExpertScale float32 // the routed sum is multiplied by it; 0: 1
 	DenseLayers int     // leading layers without experts
+	// ExpertSigmoid: the router's logits go through a sigmoid, not softmax; a
+	// bias (exp_probs_b) then counts for the choice, not for the weights.
+	ExpertSigmoid bool
+	// ExpertGroups > 1: experts are chosen from the best ExpertGroupsUsed groups.
+	ExpertGroups, ExpertGroupsUsed int
+
+	MLA *MLA // latent attention; nil: none
 }
 
 // Rope describes rotary position embeddings.
@@ -79,7 +89,8 @@ type Rope struct {
 	Base float64
 	// BaseLocal is the base of layers with a sliding window; 0: Base.
 	BaseLocal float64
-	// Scale multiplies positions (linear scaling; 1/factor); 0: 1.
+	// Scale multiplies positions (linear scaling; 1/factor); 0: 1. Layers whose
+	// base is BaseLocal are not scaled.
 	Scale float64
 	// Half: pairs are (i, i+Dim/2), rotate-half as Hugging Face and NeoX have
 	// it; else (2i, 2i+1), as Meta has it.
@@ -93,11 +104,26 @@ type Rope struct {
 	OriginalContext int
 }
 
+// MLA describes multi-head latent attention in its absorbed form
+// (arXiv:2405.04434): per position one vector of KVRank normed elements and
+// Rope.Dim rotated ones is kept, the first being both key and value; attn_k_b
+// takes each head's q there, attn_v_b takes its value back. Decoder.KVHeads is
+// 1, HeadDim is KVRank + Rope.Dim.
+type MLA struct {
+	QRank    int // of q's compression; 0: q is not compressed
+	KVRank   int
+	KeyDim   int // of a head before absorption, its Rope.Dim rotated elements last; scores are scaled by 1/sqrt(KeyDim)
+	ValueDim int // of a head
+}
+
 // Yarn holds the parameters of YaRN (Peng et al. 2023, arXiv:2309.00071).
 type Yarn struct {
 	Factor             float64
 	BetaFast, BetaSlow float64
 	OriginalContext    int
+	// LogMultiplier m, if not 0: attention scores are multiplied by
+	// (1 + m ln Factor)^2 and rotated values are not scaled (DeepSeek).
+	LogMultiplier float64
 }
 
 // Global reports whether layer l attends to the whole context.

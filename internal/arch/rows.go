@@ -289,8 +289,10 @@ func (f floats) ReadRows(dst []byte, first, n int) error {
 	return nil
 }
 
-// values makes a generated vector, which stands before the checkpoint's
-// tensors.
+// generated is the order of tensors that stand before the checkpoint's.
+const generated = math.MinInt32
+
+// values makes a generated vector.
 func values(v []float32) shaped {
-	return shaped{floats(v), []int{len(v)}, -1}
+	return shaped{floats(v), []int{len(v)}, generated}
 }

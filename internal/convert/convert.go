@@ -91,7 +91,7 @@ func NewPlan(opt Options) (p *Plan, err error) {
 		return nil, err
 	}
 	m.Vocab.Pre = opt.Pre
-	p = &Plan{Arch: m.Family.Name, Outtype: out.name, Skipped: m.Skipped, Metadata: gguf.NewMetadata(), opt: opt, ck: ck}
+	p = &Plan{Arch: m.Family.Name, Outtype: out.name, Skipped: m.Skipped, Notes: m.Notes, Metadata: gguf.NewMetadata(), opt: opt, ck: ck}
 	counts := p.addTensors(m.Tensors, out.typ)
 	p.Params = counts.total
 	if err := p.metadata(m, counts); err != nil {

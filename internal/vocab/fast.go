@@ -172,12 +172,12 @@ func (v *Builder) byID(file string, vocab map[string]int) []*string {
 // BPE writes a byte-level BPE from tokenizer.json, or from vocab.json and
 // merges.txt.
 func (v *Builder) BPE() {
-	t := v.bpe(true)
+	t := v.bpe()
 	v.write("gpt2", v.pre(), t, false)
 	v.Special(true, 0)
 }
 
-func (v *Builder) bpe(looks bool) *tokens {
+func (v *Builder) bpe() *tokens {
 	var vocab map[string]int
 	var added []addedToken
 	file := fastFile
@@ -220,7 +220,7 @@ func (v *Builder) bpe(looks bool) *tokens {
 		if e.ID < len(texts) && texts[e.ID] != nil && *texts[e.ID] != e.Content {
 			v.bad(file, "id %d: %s and %s", e.ID, formats.Quote(*texts[e.ID]), formats.Quote(e.Content))
 		}
-		text, typ := addedText(e, looks)
+		text, typ := addedText(e)
 		t.set(e.ID, text, 0, typ)
 	}
 	return t

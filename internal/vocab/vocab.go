@@ -117,8 +117,17 @@ func (v *Builder) Set(key string, val any) { v.meta.Set("tokenizer."+key, val) }
 // the text, if it says something.
 func (v *Builder) AddPrefixSpace() {
 	if b, ok := v.tokConfig["add_prefix_space"].(bool); ok {
-		v.Set("ggml.add_space_prefix", b)
+		v.SetSpacePrefix(b)
 	}
+}
+
+// SetSpacePrefix writes whether a space goes before the text.
+func (v *Builder) SetSpacePrefix(add bool) { v.Set("ggml.add_space_prefix", add) }
+
+// TokenizerClass returns tokenizer_config.json's tokenizer_class.
+func (v *Builder) TokenizerClass() string {
+	s, _ := v.tokConfig["tokenizer_class"].(string)
+	return s
 }
 
 // tokens is a vocabulary being filled.
@@ -172,14 +181,65 @@ func isTiktoken(b []byte) bool {
 // SentencePiece writes the vocabulary of tokenizer.model, of added_tokens.json
 // and of tokenizer_config.json, and the special tokens.
 func (v *Builder) SentencePiece() {
-	t := v.sentencePiece(true)
+	t := v.sentencePiece()
+	for _, e := range v.decoderEntries() {
+		if e.ID < len(t.text) {
+			text, typ := addedText(e)
+			t.set(e.ID, text, -1000, typ)
+		}
+	}
+	v.writeSentencePiece(t)
+}
+
+// SentencePieceExact does the same for models whose added tokens are what they
+// are marked as, whatever they look like, and which list some of them in
+// tokenizer.json only.
+func (v *Builder) SentencePieceExact() {
+	t := v.sentencePiece()
+	added := v.decoderEntries()
+	if f := v.fastTokenizer(); f != nil {
+		added = append(added, f.AddedTokens...)
+	}
+	for _, e := range added {
+		switch {
+		case e.ID >= len(t.text):
+		case e.Special:
+			t.set(e.ID, e.Content, -1000, control)
+		default:
+			t.set(e.ID, e.Content, -1000, userDefined)
+		}
+	}
+	v.writeSentencePiece(t)
+}
+
+func (v *Builder) writeSentencePiece(t *tokens) {
 	v.write("llama", "default", t, true)
 	v.Special(false, len(t.text))
 }
 
-// sentencePiece reads the vocabulary. looks says whether an added token counts
-// as special, if its text looks like it.
-func (v *Builder) sentencePiece(looks bool) *tokens {
+// Count returns the number of tokens of the checkpoint's tokenizer, 0 if it has
+// none that is readable.
+func Count(ck *checkpoint.Checkpoint) int {
+	n := 0
+	v, err := New(ck, gguf.NewMetadata(), Options{})
+	if err != nil {
+		return 0
+	}
+	err = v.Run(func(v *Builder) {
+		if v.HasSentencePiece() {
+			n = len(v.sentencePiece().text)
+		} else {
+			n = len(v.bpe().text)
+		}
+	})
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// sentencePiece reads tokenizer.model and added_tokens.json.
+func (v *Builder) sentencePiece() *tokens {
 	const file = "tokenizer.model"
 	data := v.file(file)
 	if data == nil {
@@ -204,13 +264,12 @@ func (v *Builder) sentencePiece(looks bool) *tokens {
 		}
 		t.set(i, p.Text, p.Score, typ)
 	}
-	v.addedTokensFile(t, len(m.Pieces))
-	v.addedTokensDecoder(t, looks)
+	v.addedTokensFile(t)
 	return t
 }
 
 // addedTokensFile adds added_tokens.json: text -> id.
-func (v *Builder) addedTokensFile(t *tokens, base int) {
+func (v *Builder) addedTokensFile(t *tokens) {
 	const file = "added_tokens.json"
 	added := v.json(file)
 	byID := map[int]string{}
@@ -271,21 +330,10 @@ func (v *Builder) decoderEntries() []addedToken {
 	return out
 }
 
-// addedTokensDecoder gives added tokens their types.
-func (v *Builder) addedTokensDecoder(t *tokens, looks bool) {
-	for _, e := range v.decoderEntries() {
-		if e.ID >= len(t.text) {
-			continue
-		}
-		text, typ := addedText(e, looks)
-		t.set(e.ID, text, -1000, typ)
-	}
-}
-
 // addedText returns the text and type of an added token: control if it is
-// special (or looks so), else user-defined, its spaces written as such.
-func addedText(e addedToken, looks bool) (string, int32) {
-	if e.Special || looks && looksSpecial(e.Content) {
+// special or looks so, else user-defined, its spaces written as such.
+func addedText(e addedToken) (string, int32) {
+	if e.Special || looksSpecial(e.Content) {
 		return e.Content, control
 	}
 	return strings.ReplaceAll(e.Content, "\u2581", " "), userDefined
