@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/tokenizer/hf"
 )
 
 // fastTokenizer is the part of tokenizer.json, the file of Hugging Face's
@@ -24,8 +25,9 @@ type fastTokenizer struct {
 		Merges       json.RawMessage `json:"merges"`
 		ByteFallback bool            `json:"byte_fallback"`
 		IgnoreMerges bool            `json:"ignore_merges"`
-		UnkToken     *string         `json:"unk_token"`
 	} `json:"model"`
+
+	vocab map[string]int // Model.Vocab, once it was asked for
 }
 
 const fastFile = "tokenizer.json"
@@ -76,14 +78,16 @@ func (f *fastTokenizer) merges(v *Builder) []string {
 
 // bpeVocab returns the base vocabulary of a BPE tokenizer, text -> id.
 func (f *fastTokenizer) bpeVocab(v *Builder) map[string]int {
+	if f.vocab != nil {
+		return f.vocab
+	}
 	if f.Model.Type != "BPE" {
 		v.bad(fastFile, "model type %s, want BPE", formats.Quote(f.Model.Type))
 	}
-	var vocab map[string]int
-	if err := json.Unmarshal(f.Model.Vocab, &vocab); err != nil {
+	if err := json.Unmarshal(f.Model.Vocab, &f.vocab); err != nil {
 		v.bad(fastFile, "model.vocab: %v", err)
 	}
-	return vocab
+	return f.vocab
 }
 
 // HasByteFallbackBPE reports whether tokenizer.json holds a BPE in
@@ -247,10 +251,36 @@ func (v *Builder) mergeAdded(added []addedToken) []addedToken {
 	return out
 }
 
+// slowPre names the pre-tokenizers of the classes that exist as vocab.json and
+// merges.txt only, by tokenizer_config.json's tokenizer_class.
+var slowPre = map[string]string{"": "gpt-2", "GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "CodeGenTokenizer": "gpt-2"}
+
 // pre returns the name of the pre-tokenizer.
 func (v *Builder) pre() string {
-	if v.opt.Pre == "" {
-		fail(formats.Unsupportedf(v.ck.File(fastFile), -1, "the pre-tokenizer is not recognised").WithHint("name it with --pre"))
+	if v.opt.Pre != "" {
+		return v.opt.Pre
 	}
-	return v.opt.Pre
+	f := v.fastTokenizer()
+	if f == nil {
+		name, ok := slowPre[v.TokenizerClass()]
+		if !ok {
+			fail(formats.Unsupportedf(v.ck.Path, -1, "the pre-tokenizer of a %s is not known without tokenizer.json", formats.Quote(v.TokenizerClass())).
+				WithHint("name it with --pre"))
+		}
+		return name
+	}
+	vocab := f.bpeVocab(v)
+	modelType, _ := v.config["model_type"].(string)
+	name, err := hf.PreTokenizer(hf.Description{
+		Normalizer:   f.Normalizer,
+		PreTokenizer: f.PreTokenizer,
+		IgnoreMerges: f.Model.IgnoreMerges,
+		ModelType:    modelType,
+		Has:          func(token string) bool { _, ok := vocab[token]; return ok },
+		Size:         len(vocab),
+	}, v.ck.File(fastFile))
+	if err != nil {
+		fail(err)
+	}
+	return name
 }
