@@ -88,9 +88,30 @@ func (m *Model) Desc() *arch.Decoder { return m.desc }
 
 // Load finds and checks all tensors that desc asks for.
 func Load(desc *arch.Decoder, src Source) (*Model, error) {
-	m := &Model{desc: desc}
 	l := loader{src: src}
-	d := desc
+	m := l.model(desc)
+	if len(l.errs) > 0 {
+		return nil, l.errs[0]
+	}
+	return m, nil
+}
+
+// Check returns everything that Load has to say against the tensors: those
+// missing, those of other dimensions than desc implies.
+func Check(desc *arch.Decoder, src Source) []error {
+	l := loader{src: src}
+	l.model(desc)
+	return l.errs
+}
+
+// loader collects errors, so that loading reads as a list.
+type loader struct {
+	src  Source
+	errs []error
+}
+
+func (l *loader) model(d *arch.Decoder) *Model {
+	m := &Model{desc: d}
 	m.tokenEmbd = l.matrix("token_embd.weight", d.Vocab, d.Embd, true).w
 	m.outputNorm = l.norm("output_norm", d.Embd, true)
 	m.output = l.linear("output", d.Vocab, d.Embd, false)
@@ -101,16 +122,7 @@ func Load(desc *arch.Decoder, src Source) (*Model, error) {
 	for i := range d.Layers {
 		m.layers = append(m.layers, l.layer(d, fmt.Sprintf("blk.%d.", i), i))
 	}
-	if l.err != nil {
-		return nil, l.err
-	}
-	return m, nil
-}
-
-// loader keeps the first error, so that loading reads as a list.
-type loader struct {
-	src Source
-	err error
+	return m
 }
 
 func (l *loader) layer(d *arch.Decoder, p string, i int) layer {
@@ -139,7 +151,7 @@ func (l *loader) layer(d *arch.Decoder, p string, i int) layer {
 	gate := l.stack(p+"ffn_gate_exps.weight", d.Experts, d.FFN, d.Embd)
 	up := l.stack(p+"ffn_up_exps.weight", d.Experts, d.FFN, d.Embd)
 	down := l.stack(p+"ffn_down_exps.weight", d.Experts, d.Embd, d.FFN)
-	if l.err == nil {
+	if len(l.errs) == 0 {
 		for e := range d.Experts {
 			y.experts = append(y.experts, feedForward{linear{w: gate[e]}, linear{w: up[e]}, linear{w: down[e]}})
 		}
@@ -149,21 +161,20 @@ func (l *loader) layer(d *arch.Decoder, p string, i int) layer {
 
 // tensor finds a tensor of rows x cols x matrices elements and checks it.
 func (l *loader) tensor(name string, dims []uint64, required bool) (Tensor, bool) {
-	if l.err != nil {
-		return Tensor{}, false
-	}
 	t, ok, err := l.src.Tensor(name)
 	switch {
 	case err != nil:
-		l.err = err
 	case !ok && required:
-		l.err = fmt.Errorf("tensor %s is missing", name)
+		err = fmt.Errorf("tensor %s is missing", name)
 	case ok && !equalDims(t.Dims, dims):
-		l.err = fmt.Errorf("tensor %s is %v, the metadata implies %v", name, t.Dims, dims)
+		err = fmt.Errorf("tensor %s is %v, the metadata implies %v", name, t.Dims, dims)
 	case ok && !t.Type.CanDecode():
-		l.err = fmt.Errorf("tensor %s: cannot compute with type %s", name, t.Type)
+		err = fmt.Errorf("tensor %s: cannot compute with type %s", name, t.Type)
 	}
-	return t, ok && l.err == nil
+	if err != nil {
+		l.errs = append(l.errs, err)
+	}
+	return t, ok && err == nil
 }
 
 // equalDims compares dimensions; trailing ones do not count.
