@@ -464,7 +464,7 @@ func TestLoadErrors(t *testing.T) {
 			x := m["output_norm.weight"]
 			x.Type = quant.I8
 			m["output_norm.weight"] = x
-		}, "tensor output_norm.weight: cannot compute with type I8"},
+		}, "tensor output_norm.weight has type I8, which cannot be computed with"},
 	} {
 		m := build(&v.d, "")
 		tt.damage(m)

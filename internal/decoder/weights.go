@@ -104,6 +104,14 @@ func Check(desc *arch.Decoder, src Source) []error {
 	return l.errs
 }
 
+// TensorError says what is wrong with a tensor.
+type TensorError struct {
+	Name    string
+	Problem string // "is missing"
+}
+
+func (e *TensorError) Error() string { return "tensor " + e.Name + " " + e.Problem }
+
 // loader collects errors, so that loading reads as a list.
 type loader struct {
 	src  Source
@@ -165,11 +173,11 @@ func (l *loader) tensor(name string, dims []uint64, required bool) (Tensor, bool
 	switch {
 	case err != nil:
 	case !ok && required:
-		err = fmt.Errorf("tensor %s is missing", name)
+		err = &TensorError{name, "is missing"}
 	case ok && !equalDims(t.Dims, dims):
-		err = fmt.Errorf("tensor %s is %v, the metadata implies %v", name, t.Dims, dims)
+		err = &TensorError{name, fmt.Sprintf("is %v, the metadata implies %v", t.Dims, dims)}
 	case ok && !t.Type.CanDecode():
-		err = fmt.Errorf("tensor %s: cannot compute with type %s", name, t.Type)
+		err = &TensorError{name, fmt.Sprintf("has type %s, which cannot be computed with", t.Type)}
 	}
 	if err != nil {
 		l.errs = append(l.errs, err)
