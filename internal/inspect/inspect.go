@@ -20,22 +20,41 @@ import (
 // of File.Tensors.
 type Hashes []string
 
-// hashChunk is how many bytes are read at a time.
-const hashChunk = 1 << 20
+// chunk is how many bytes are read at a time.
+const chunk = 256 << 10
 
-// Hash reads all tensors, several at a time. progress, which may be nil, is
-// told how many bytes have been read so far; calls are serialized.
+// Hash reads all tensors. progress, which may be nil, is told how many bytes
+// have been read so far; calls are serialized.
 func Hash(ctx context.Context, f *gguf.File, progress func(done int64)) (Hashes, error) {
+	sums := make(Hashes, len(f.Tensors))
+	err := ForEach(ctx, f, progress, func(i int, read func(fn func(b []byte)) error) error {
+		h := sha256.New()
+		if err := read(func(b []byte) { h.Write(b) }); err != nil {
+			return err
+		}
+		sums[i] = hex.EncodeToString(h.Sum(nil))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sums, nil
+}
+
+// ForEach calls visit for each of f.Tensors, as many at a time as there are
+// processors. What visit is given reads the tensor's data from front to back,
+// whole blocks of up to 256 KiB at a time, which are good until fn returns. The
+// first error ends it.
+func ForEach(ctx context.Context, f *gguf.File, progress func(done int64), visit func(i int, read func(fn func(b []byte)) error) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	sums := make(Hashes, len(f.Tensors))
 	var (
 		wg   sync.WaitGroup
 		next atomic.Int64
 		mu   sync.Mutex
 		done int64
 	)
-	read := func(n int) {
+	count := func(n int) {
 		mu.Lock()
 		defer mu.Unlock()
 		done += int64(n)
@@ -45,31 +64,31 @@ func Hash(ctx context.Context, f *gguf.File, progress func(done int64)) (Hashes,
 	}
 	for range min(runtime.GOMAXPROCS(0), len(f.Tensors)) {
 		wg.Go(func() {
-			buf := make([]byte, hashChunk)
+			buf := make([]byte, chunk)
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= len(f.Tensors) {
 					return
 				}
-				h := sha256.New()
-				err := f.ReadBlocks(ctx, f.Tensors[i], buf, func(b []byte) error {
-					h.Write(b)
-					read(len(b))
-					return nil
-				})
-				if err != nil {
+				read := func(fn func(b []byte)) error {
+					return f.ReadBlocks(ctx, f.Tensors[i], buf, func(b []byte) error {
+						fn(b)
+						count(len(b))
+						return nil
+					})
+				}
+				if err := visit(i, read); err != nil {
 					cancel(err)
 					return
 				}
-				sums[i] = hex.EncodeToString(h.Sum(nil))
 			}
 		})
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	return sums, f.Changed()
+	return f.Changed()
 }
 
 // TypeTotal sums up the tensors of one type.
