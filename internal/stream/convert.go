@@ -4,18 +4,32 @@ import (
 	"encoding/binary"
 	"math"
 
+	"github.com/smeltgguf/smelt/kernels"
 	"github.com/smeltgguf/smelt/quant"
 )
 
 // convert encodes n rows of b.src, the first of them row first of the job,
-// into b.dst, and adds to bad what overflows.
-func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
+// into b.dst, and adds to bad what overflows. It reports whether it found the
+// source to be finite.
+func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (finite bool) {
 	rowLen, st := j.Src.Len(), j.Src.Type()
 	if rowLen == 0 {
 		if t.Measure != nil {
 			b.errors = append(b.errors, Errors{})
 		}
-		return
+		return true
+	}
+	base := int64(first) * int64(rowLen)
+	switch {
+	case t.Measure != nil:
+	case st == quant.BF16 && t.Type == quant.F16:
+		if kernels.BF16ToF16(b.dst, b.src) < 0 {
+			return true
+		}
+		bad.overflow(t.Type, st, b.dst, b.src, base)
+		return false
+	case st == quant.F16 && t.Type == quant.BF16: // the range only grows
+		return kernels.F16ToBF16(b.dst, b.src) < 0
 	}
 	srcRow, dstRow := st.RowSize(rowLen), t.Type.RowSize(rowLen)
 	_, plain := exponents[st]
@@ -25,28 +39,18 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
 	for r := 0; r < n; r += per {
 		k := min(per, n-r)
 		f := b.f32[:k*rowLen]
-		quant.Decode(st, f, b.src[r*srcRow:][:k*srcRow])
+		kernels.DecodeRow(st, f, b.src[r*srcRow:][:k*srcRow])
 		if !plain && !b.scanned {
-			bad.scanFloats(f, int64(first+r)*int64(rowLen))
+			bad.scanFloats(f, base+int64(r)*int64(rowLen))
 		}
-		for i := range k {
-			var imp []float32
-			if t.Importance != nil {
-				m := 0
-				if j.RowsPerMatrix > 0 {
-					m = (first + r + i) / j.RowsPerMatrix
-				}
-				imp = t.Importance[m*rowLen:][:rowLen]
-			}
-			row, dst := f[i*rowLen:][:rowLen], b.dst[(r+i)*dstRow:][:dstRow]
-			quant.Encode(t.Type, dst, row, imp)
-			if t.Type.BlockLen() > 1 {
-				b.blockOverflow(bad, t.Type, dst, row, int64(first+r+i)*int64(rowLen))
-			}
+		if t.Type.BlockLen() == 1 {
+			kernels.EncodeRow(t.Type, b.dst[r*dstRow:][:k*dstRow], f, nil)
+		} else {
+			b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad)
 		}
 		if m := t.Measure; m != nil && (r == 0 || !m.Sample) {
 			b.check = grow(b.check, len(f))
-			quant.Decode(t.Type, b.check, b.dst[r*dstRow:][:k*dstRow])
+			kernels.DecodeRow(t.Type, b.check, b.dst[r*dstRow:][:k*dstRow])
 			errs.add(f, b.check)
 		}
 	}
@@ -54,7 +58,29 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) {
 		b.errors = append(b.errors, errs)
 	}
 	b.scanned = true
-	bad.overflow(t.Type, st, b.dst, b.src, int64(first)*int64(rowLen))
+	bad.overflow(t.Type, st, b.dst, b.src, base)
+	return false
+}
+
+// encodeRows quantizes the rows in f, the first of them row first of the job,
+// each with its matrix's importance.
+func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) {
+	rowLen := j.Src.Len()
+	size := t.Type.RowSize(rowLen)
+	for r := first; len(f) > 0; r++ {
+		var imp []float32
+		if t.Importance != nil {
+			m := 0
+			if j.RowsPerMatrix > 0 {
+				m = r / j.RowsPerMatrix
+			}
+			imp = t.Importance[m*rowLen:][:rowLen]
+		}
+		row, dst := f[:rowLen], out[:size]
+		kernels.EncodeRow(t.Type, dst, row, imp)
+		b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen))
+		f, out = f[rowLen:], out[size:]
+	}
 }
 
 // exponent tells where a type of plain floats keeps its exponent: all of it
@@ -180,7 +206,7 @@ func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []fl
 		return
 	}
 	b.check = grow(b.check, len(row))
-	quant.Decode(t, b.check, dst)
+	kernels.DecodeRow(t, b.check, dst)
 	for i, v := range b.check {
 		if finite(v) || !finite(row[i]) {
 			continue

@@ -323,14 +323,14 @@ func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 		return bad, err
 	}
 	b.scanned, b.sum, b.errors = false, 0, nil
-	bad.scan(st, b.src, int64(first)*int64(rowLen))
+	known := false // to be finite
 	for ti := range j.Targets {
 		t := &j.Targets[ti]
 		out := b.src
 		if t.Type != st {
 			b.dst = grow(b.dst, n*t.Type.RowSize(rowLen))
 			out = b.dst
-			b.convert(j, t, first, n, &bad)
+			known = b.convert(j, t, first, n, &bad) || known
 		} else if t.Measure != nil {
 			b.errors = append(b.errors, Errors{})
 		}
@@ -340,6 +340,9 @@ func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 		if _, err := t.W.WriteAt(out, t.Offset+int64(first)*int64(t.Type.RowSize(rowLen))); err != nil {
 			return bad, err
 		}
+	}
+	if !known {
+		bad.scan(st, b.src, int64(first)*int64(rowLen))
 	}
 	return bad, nil
 }
