@@ -243,10 +243,10 @@ func toHalfAVX2(dst *uint16, x *float32, n int)
 //go:noescape
 func expandAVX2(dst *float32, u *byte, scale *float32, offset *float32, groups int, group int, zero uint64)
 
-// quantizeRowAVX2 is quantizeRowGo for whole groups.
+// quantizeRowAVX2 is quantizeRowGo for whole groups; the bits of flip are inverted in each byte of values.
 //
 //go:noescape
-func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int)
+func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
 
 // sumSquaresAVX512 returns the sum of float64(x[i])*float64(x[i]), n being a multiple of the vector length.
 //
@@ -358,7 +358,77 @@ func softmaxLanesAVX2(s *float32, rows int, sink *float32, sums *float32)
 //go:noescape
 func rotateAVX2(a *float32, b *float32, cos *float32, sin *float32, n int)
 
-// peakFMAAVX512 runs n times 10 independent multiply-adds of 16 float32.
+// unpackQ4_0AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ4_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ4_1AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ4_1AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ5_0AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ5_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ5_1AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ5_1AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ8_0AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ8_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackIQ4NLAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackIQ4NLAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackMXFP4AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackMXFP4AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ4KAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ4KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ5KAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ5KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ6KAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ6KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ2KAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ2KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ3KAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ3KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackIQ4XSAVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackIQ4XSAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackTQ2AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackTQ2AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// peakFMAAVX512 runs n times 48 multiply-adds, 12 of them independent, of 16 float32.
 //
 //go:noescape
 func peakFMAAVX512(n int)
@@ -368,7 +438,7 @@ func peakFMAAVX512(n int)
 //go:noescape
 func readAllAVX512(x *byte, n int)
 
-// peakFMAAVX2 runs n times 10 independent multiply-adds of 8 float32.
+// peakFMAAVX2 runs n times 48 multiply-adds, 12 of them independent, of 8 float32.
 //
 //go:noescape
 func peakFMAAVX2(n int)

@@ -4895,15 +4895,18 @@ DATA packOrder<>+24(SB)/4, $0x00000003
 DATA packOrder<>+28(SB)/4, $0x00000007
 GLOBL packOrder<>(SB), RODATA|NOPTR, $32
 
-// func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int)
+// func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
 // Requires: AVX, AVX2
-TEXT ·quantizeRowAVX2(SB), NOSPLIT, $0-40
+TEXT ·quantizeRowAVX2(SB), NOSPLIT, $0-48
 	MOVQ         values+0(FP), AX
 	MOVQ         scales+8(FP), CX
 	MOVQ         sums+16(FP), DX
 	MOVQ         x+24(FP), BX
 	MOVQ         groups+32(FP), SI
 	VBROADCASTSS absMask<>+0(SB), Y15
+	MOVQ         flip+40(FP), DI
+	VMOVQ        DI, X11
+	VPBROADCASTB X11, Y11
 	VMOVDQU      packOrder<>+0(SB), Y14
 	VPCMPEQW     Y13, Y13, Y13
 	VPABSB       Y13, Y12
@@ -4967,7 +4970,8 @@ round:
 	VPACKSSDW    Y3, Y2, Y2
 	VPACKSSWB    Y2, Y0, Y0
 	VPERMD       Y0, Y14, Y0
-	VMOVDQU      Y0, (AX)
+	VPXOR        Y11, Y0, Y1
+	VMOVDQU      Y1, (AX)
 	VPMADDUBSW   Y0, Y12, Y1
 	VPMADDWD     Y13, Y1, Y1
 	VPSHUFD      $0x0e, Y1, Y2
@@ -6124,6 +6128,1016 @@ done:
 	VZEROUPPER
 	RET
 
+DATA low4<>+0(SB)/8, $0x0f0f0f0f0f0f0f0f
+GLOBL low4<>(SB), RODATA|NOPTR, $8
+
+DATA low2<>+0(SB)/8, $0x0303030303030303
+GLOBL low2<>(SB), RODATA|NOPTR, $8
+
+DATA bit2<>+0(SB)/8, $0x0404040404040404
+GLOBL bit2<>(SB), RODATA|NOPTR, $8
+
+DATA bit4<>+0(SB)/8, $0x1010101010101010
+GLOBL bit4<>(SB), RODATA|NOPTR, $8
+
+DATA bits45<>+0(SB)/8, $0x3030303030303030
+GLOBL bits45<>(SB), RODATA|NOPTR, $8
+
+DATA sign8<>+0(SB)/8, $0x8080808080808080
+GLOBL sign8<>(SB), RODATA|NOPTR, $8
+
+DATA eachBit<>+0(SB)/8, $0x7fbfdfeff7fbfdfe
+GLOBL eachBit<>(SB), RODATA|NOPTR, $8
+
+DATA spread<>+0(SB)/1, $0x00
+DATA spread<>+1(SB)/1, $0x00
+DATA spread<>+2(SB)/1, $0x00
+DATA spread<>+3(SB)/1, $0x00
+DATA spread<>+4(SB)/1, $0x00
+DATA spread<>+5(SB)/1, $0x00
+DATA spread<>+6(SB)/1, $0x00
+DATA spread<>+7(SB)/1, $0x00
+DATA spread<>+8(SB)/1, $0x01
+DATA spread<>+9(SB)/1, $0x01
+DATA spread<>+10(SB)/1, $0x01
+DATA spread<>+11(SB)/1, $0x01
+DATA spread<>+12(SB)/1, $0x01
+DATA spread<>+13(SB)/1, $0x01
+DATA spread<>+14(SB)/1, $0x01
+DATA spread<>+15(SB)/1, $0x01
+DATA spread<>+16(SB)/1, $0x02
+DATA spread<>+17(SB)/1, $0x02
+DATA spread<>+18(SB)/1, $0x02
+DATA spread<>+19(SB)/1, $0x02
+DATA spread<>+20(SB)/1, $0x02
+DATA spread<>+21(SB)/1, $0x02
+DATA spread<>+22(SB)/1, $0x02
+DATA spread<>+23(SB)/1, $0x02
+DATA spread<>+24(SB)/1, $0x03
+DATA spread<>+25(SB)/1, $0x03
+DATA spread<>+26(SB)/1, $0x03
+DATA spread<>+27(SB)/1, $0x03
+DATA spread<>+28(SB)/1, $0x03
+DATA spread<>+29(SB)/1, $0x03
+DATA spread<>+30(SB)/1, $0x03
+DATA spread<>+31(SB)/1, $0x03
+GLOBL spread<>(SB), RODATA|NOPTR, $32
+
+DATA signBit<>+0(SB)/4, $0x80000000
+GLOBL signBit<>(SB), RODATA|NOPTR, $4
+
+DATA by4<>+0(SB)/4, $0x00000000
+DATA by4<>+4(SB)/4, $0x00000004
+DATA by4<>+8(SB)/4, $0x00000008
+DATA by4<>+12(SB)/4, $0x0000000c
+DATA by4<>+16(SB)/4, $0x00000010
+DATA by4<>+20(SB)/4, $0x00000014
+DATA by4<>+24(SB)/4, $0x00000018
+DATA by4<>+28(SB)/4, $0x0000001c
+GLOBL by4<>(SB), RODATA|NOPTR, $32
+
+DATA by2<>+0(SB)/4, $0x00000000
+DATA by2<>+4(SB)/4, $0x00000002
+DATA by2<>+8(SB)/4, $0x00000004
+DATA by2<>+12(SB)/4, $0x00000006
+DATA by2<>+16(SB)/4, $0x00000008
+DATA by2<>+20(SB)/4, $0x0000000a
+DATA by2<>+24(SB)/4, $0x0000000c
+DATA by2<>+28(SB)/4, $0x0000000e
+GLOBL by2<>(SB), RODATA|NOPTR, $32
+
+DATA n32<>+0(SB)/4, $0x00000020
+GLOBL n32<>(SB), RODATA|NOPTR, $4
+
+DATA n15<>+0(SB)/4, $0x0000000f
+GLOBL n15<>(SB), RODATA|NOPTR, $4
+
+DATA n3<>+0(SB)/4, $0x00000003
+GLOBL n3<>(SB), RODATA|NOPTR, $4
+
+DATA levelsIQ4<>+0(SB)/1, $0x01
+DATA levelsIQ4<>+1(SB)/1, $0x18
+DATA levelsIQ4<>+2(SB)/1, $0x2d
+DATA levelsIQ4<>+3(SB)/1, $0x3f
+DATA levelsIQ4<>+4(SB)/1, $0x4f
+DATA levelsIQ4<>+5(SB)/1, $0x5d
+DATA levelsIQ4<>+6(SB)/1, $0x6a
+DATA levelsIQ4<>+7(SB)/1, $0x76
+DATA levelsIQ4<>+8(SB)/1, $0x81
+DATA levelsIQ4<>+9(SB)/1, $0x8d
+DATA levelsIQ4<>+10(SB)/1, $0x99
+DATA levelsIQ4<>+11(SB)/1, $0xa6
+DATA levelsIQ4<>+12(SB)/1, $0xb5
+DATA levelsIQ4<>+13(SB)/1, $0xc5
+DATA levelsIQ4<>+14(SB)/1, $0xd9
+DATA levelsIQ4<>+15(SB)/1, $0xf1
+GLOBL levelsIQ4<>(SB), RODATA|NOPTR, $16
+
+DATA levelsFP4<>+0(SB)/1, $0x10
+DATA levelsFP4<>+1(SB)/1, $0x11
+DATA levelsFP4<>+2(SB)/1, $0x12
+DATA levelsFP4<>+3(SB)/1, $0x13
+DATA levelsFP4<>+4(SB)/1, $0x14
+DATA levelsFP4<>+5(SB)/1, $0x16
+DATA levelsFP4<>+6(SB)/1, $0x18
+DATA levelsFP4<>+7(SB)/1, $0x1c
+DATA levelsFP4<>+8(SB)/1, $0x10
+DATA levelsFP4<>+9(SB)/1, $0x0f
+DATA levelsFP4<>+10(SB)/1, $0x0e
+DATA levelsFP4<>+11(SB)/1, $0x0d
+DATA levelsFP4<>+12(SB)/1, $0x0c
+DATA levelsFP4<>+13(SB)/1, $0x0a
+DATA levelsFP4<>+14(SB)/1, $0x08
+DATA levelsFP4<>+15(SB)/1, $0x04
+GLOBL levelsFP4<>(SB), RODATA|NOPTR, $16
+
+// func unpackQ4_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ4_0AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ low4<>+0(SB), Y15
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX     (DX), SI
+	VMOVD       SI, X2
+	VCVTPH2PS   X2, X2
+	VMOVSS      X2, (CX)
+	VMOVDQU     2(DX), X0
+	VPSRLW      $0x04, X0, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VPAND       Y15, Y0, Y0
+	VMOVDQU     Y0, (AX)
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000004, CX
+	ADDQ        $0x00000012, DX
+	DECQ        BX
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ4_1AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ4_1AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         offset+16(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ low4<>+0(SB), Y15
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	MOVWLZX     (DX), DI
+	VMOVD       DI, X2
+	VCVTPH2PS   X2, X2
+	VMOVSS      X2, (CX)
+	MOVWLZX     2(DX), DI
+	VMOVD       DI, X3
+	VCVTPH2PS   X3, X3
+	VMOVSS      X3, (BX)
+	VMOVDQU     4(DX), X0
+	VPSRLW      $0x04, X0, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VPAND       Y15, Y0, Y0
+	VMOVDQU     Y0, (AX)
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000004, CX
+	ADDQ        $0x00000004, BX
+	ADDQ        $0x00000014, DX
+	DECQ        SI
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ5_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ5_0AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ low4<>+0(SB), Y15
+	VPBROADCASTQ bit4<>+0(SB), Y14
+	VPBROADCASTQ eachBit<>+0(SB), Y13
+	VMOVDQU      spread<>+0(SB), Y12
+	VPCMPEQB     Y11, Y11, Y11
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX      (DX), SI
+	VMOVD        SI, X2
+	VCVTPH2PS    X2, X2
+	VMOVSS       X2, (CX)
+	VMOVDQU      6(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPBROADCASTD 2(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPAND        Y14, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000016, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ5_1AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ5_1AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         offset+16(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ low4<>+0(SB), Y15
+	VPBROADCASTQ bit4<>+0(SB), Y14
+	VPBROADCASTQ eachBit<>+0(SB), Y13
+	VMOVDQU      spread<>+0(SB), Y12
+	VPCMPEQB     Y11, Y11, Y11
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	MOVWLZX      (DX), DI
+	VMOVD        DI, X2
+	VCVTPH2PS    X2, X2
+	VMOVSS       X2, (CX)
+	MOVWLZX      2(DX), DI
+	VMOVD        DI, X3
+	VCVTPH2PS    X3, X3
+	VMOVSS       X3, (BX)
+	VMOVDQU      8(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPBROADCASTD 4(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPAND        Y14, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000004, BX
+	ADDQ         $0x00000018, DX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ8_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ8_0AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX   (DX), SI
+	VMOVD     SI, X2
+	VCVTPH2PS X2, X2
+	VMOVSS    X2, (CX)
+	VPXOR     2(DX), Y15, Y0
+	VMOVDQU   Y0, (AX)
+	ADDQ      $0x00000020, AX
+	ADDQ      $0x00000004, CX
+	ADDQ      $0x00000022, DX
+	DECQ      BX
+	JNZ       loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ4NLAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackIQ4NLAVX2(SB), NOSPLIT, $0-40
+	MOVQ           u+0(FP), AX
+	MOVQ           scale+8(FP), CX
+	MOVQ           src+24(FP), DX
+	MOVQ           blocks+32(FP), BX
+	VPBROADCASTQ   low4<>+0(SB), Y15
+	VBROADCASTI128 levelsIQ4<>+0(SB), Y14
+	TESTQ          BX, BX
+	JZ             done
+
+loop:
+	MOVWLZX     (DX), SI
+	VMOVD       SI, X2
+	VCVTPH2PS   X2, X2
+	VMOVSS      X2, (CX)
+	VMOVDQU     2(DX), X0
+	VPSRLW      $0x04, X0, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VPAND       Y15, Y0, Y0
+	VPSHUFB     Y0, Y14, Y0
+	VMOVDQU     Y0, (AX)
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000004, CX
+	ADDQ        $0x00000012, DX
+	DECQ        BX
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackMXFP4AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2
+TEXT ·unpackMXFP4AVX2(SB), NOSPLIT, $0-40
+	MOVQ           u+0(FP), AX
+	MOVQ           scale+8(FP), CX
+	MOVQ           src+24(FP), DX
+	MOVQ           blocks+32(FP), BX
+	VPBROADCASTQ   low4<>+0(SB), Y15
+	VBROADCASTI128 levelsFP4<>+0(SB), Y14
+	TESTQ          BX, BX
+	JZ             done
+
+loop:
+	MOVBLZX (DX), SI
+	MOVL    $0x00200000, DI
+	CMPL    SI, $0x00000002
+	JAE     normal
+	TESTL   SI, SI
+	JZ      stored
+	ADDL    DI, DI
+	JMP     stored
+
+normal:
+	LEAL -1(SI), DI
+	SHLL $0x17, DI
+
+stored:
+	MOVL        DI, (CX)
+	VMOVDQU     1(DX), X0
+	VPSRLW      $0x04, X0, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VPAND       Y15, Y0, Y0
+	VPSHUFB     Y0, Y14, Y0
+	VMOVDQU     Y0, (AX)
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000004, CX
+	ADDQ        $0x00000011, DX
+	DECQ        BX
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ4KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ4KAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         offset+16(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ low4<>+0(SB), Y15
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	VMOVD        (DX), X2
+	VCVTPH2PS    X2, X2
+	VPSHUFD      $0x01, X2, X3
+	VBROADCASTSS X2, Y2
+	VBROADCASTSS X3, Y3
+	VPBROADCASTD signBit<>+0(SB), Y4
+	VXORPS       Y4, Y3, Y3
+	MOVL         4(DX), DI
+	MOVL         8(DX), R8
+	MOVL         12(DX), R9
+	MOVL         R9, R10
+	ANDL         $0x0f0f0f0f, R10
+	MOVL         DI, R11
+	SHRL         $0x06, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, R10
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         R8, R11
+	SHRL         $0x06, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, R9
+	ANDL         $0x3f3f3f3f, DI
+	VMOVD        DI, X0
+	VPINSRD      $0x01, R10, X0, X0
+	VPMOVZXBD    X0, Y0
+	ANDL         $0x3f3f3f3f, R8
+	VMOVD        R8, X1
+	VPINSRD      $0x01, R9, X1, X1
+	VPMOVZXBD    X1, Y1
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      Y1, (BX)
+	VMOVDQU      16(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y0, (AX)
+	VMOVDQU      Y1, 32(AX)
+	VMOVDQU      48(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y0, 64(AX)
+	VMOVDQU      Y1, 96(AX)
+	VMOVDQU      80(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y0, 128(AX)
+	VMOVDQU      Y1, 160(AX)
+	VMOVDQU      112(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y0, 192(AX)
+	VMOVDQU      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000090, DX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ5KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ5KAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         offset+16(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ low4<>+0(SB), Y15
+	VPBROADCASTQ bit4<>+0(SB), Y14
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	VMOVD        (DX), X2
+	VCVTPH2PS    X2, X2
+	VPSHUFD      $0x01, X2, X3
+	VBROADCASTSS X2, Y2
+	VBROADCASTSS X3, Y3
+	VPBROADCASTD signBit<>+0(SB), Y4
+	VXORPS       Y4, Y3, Y3
+	MOVL         4(DX), DI
+	MOVL         8(DX), R8
+	MOVL         12(DX), R9
+	MOVL         R9, R10
+	ANDL         $0x0f0f0f0f, R10
+	MOVL         DI, R11
+	SHRL         $0x06, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, R10
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         R8, R11
+	SHRL         $0x06, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, R9
+	ANDL         $0x3f3f3f3f, DI
+	VMOVD        DI, X0
+	VPINSRD      $0x01, R10, X0, X0
+	VPMOVZXBD    X0, Y0
+	ANDL         $0x3f3f3f3f, R8
+	VMOVD        R8, X1
+	VPINSRD      $0x01, R9, X1, X1
+	VPMOVZXBD    X1, Y1
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      Y1, (BX)
+	VMOVDQU      16(DX), Y5
+	VMOVDQU      48(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPSLLW       $0x04, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPAND        Y15, Y1, Y1
+	VPSLLW       $0x03, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 32(AX)
+	VMOVDQU      80(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPSLLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPAND        Y15, Y1, Y1
+	VPSLLW       $0x01, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 96(AX)
+	VMOVDQU      112(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VMOVDQA      Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x01, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 160(AX)
+	VMOVDQU      144(DX), Y0
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VPSRLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x03, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x000000b0, DX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ6KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ6KAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ low4<>+0(SB), Y15
+	VPBROADCASTQ bits45<>+0(SB), Y14
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX      208(DX), SI
+	VMOVD        SI, X2
+	VCVTPH2PS    X2, X2
+	VBROADCASTSS X2, Y2
+	VPMOVSXBD    192(DX), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVSXBD    200(DX), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMOVDQU      (DX), Y0
+	VMOVDQU      32(DX), Y1
+	VMOVDQU      128(DX), Y5
+	VPAND        Y15, Y0, Y7
+	VPSLLW       $0x04, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, (AX)
+	VPAND        Y15, Y1, Y7
+	VPSLLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 32(AX)
+	VPSRLW       $0x04, Y0, Y7
+	VPAND        Y15, Y7, Y7
+	VMOVDQA      Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 64(AX)
+	VPSRLW       $0x04, Y1, Y7
+	VPAND        Y15, Y7, Y7
+	VPSRLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 96(AX)
+	VMOVDQU      64(DX), Y0
+	VMOVDQU      96(DX), Y1
+	VMOVDQU      160(DX), Y5
+	VPAND        Y15, Y0, Y7
+	VPSLLW       $0x04, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 128(AX)
+	VPAND        Y15, Y1, Y7
+	VPSLLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 160(AX)
+	VPSRLW       $0x04, Y0, Y7
+	VPAND        Y15, Y7, Y7
+	VMOVDQA      Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 192(AX)
+	VPSRLW       $0x04, Y1, Y7
+	VPAND        Y15, Y7, Y7
+	VPSRLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y7, Y7
+	VMOVDQU      Y7, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x000000d2, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ2KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ2KAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         offset+16(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ low2<>+0(SB), Y15
+	VPBROADCASTD n15<>+0(SB), Y14
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	VMOVD        80(DX), X2
+	VCVTPH2PS    X2, X2
+	VPSHUFD      $0x01, X2, X3
+	VBROADCASTSS X2, Y2
+	VBROADCASTSS X3, Y3
+	VPBROADCASTD signBit<>+0(SB), Y4
+	VXORPS       Y4, Y3, Y3
+	VPMOVZXBD    (DX), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y14, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      Y1, (BX)
+	VPMOVZXBD    8(DX), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y14, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, 32(CX)
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 32(BX)
+	VMOVDQU      16(DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, (AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 32(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 64(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 96(AX)
+	VMOVDQU      48(DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 128(AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 160(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 192(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000054, DX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackQ3KAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackQ3KAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ low2<>+0(SB), Y15
+	VPBROADCASTQ bit2<>+0(SB), Y14
+	VPBROADCASTD n32<>+0(SB), Y13
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX      108(DX), SI
+	VMOVD        SI, X2
+	VCVTPH2PS    X2, X2
+	VBROADCASTSS X2, Y2
+	MOVL         96(DX), SI
+	MOVL         100(DX), DI
+	MOVL         104(DX), R8
+	MOVL         SI, R9
+	ANDL         $0x0f0f0f0f, R9
+	MOVL         R8, R10
+	ANDL         $0x03030303, R10
+	SHLL         $0x04, R10
+	ORL          R10, R9
+	MOVL         DI, R10
+	ANDL         $0x0f0f0f0f, R10
+	MOVL         R8, R11
+	SHRL         $0x02, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, R10
+	SHRL         $0x04, SI
+	ANDL         $0x0f0f0f0f, SI
+	MOVL         R8, R11
+	SHRL         $0x04, R11
+	ANDL         $0x03030303, R11
+	SHLL         $0x04, R11
+	ORL          R11, SI
+	SHRL         $0x04, DI
+	ANDL         $0x0f0f0f0f, DI
+	SHRL         $0x06, R8
+	ANDL         $0x03030303, R8
+	SHLL         $0x04, R8
+	ORL          R8, DI
+	VMOVD        R9, X0
+	VPINSRD      $0x01, R10, X0, X0
+	VPMOVZXBD    X0, Y0
+	VMOVD        SI, X1
+	VPINSRD      $0x01, DI, X1, X1
+	VPMOVZXBD    X1, Y1
+	VPSUBD       Y13, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPSUBD       Y13, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(CX)
+	VMOVDQU      (DX), Y5
+	VMOVDQU      32(DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSLLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, (AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSLLW       $0x01, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 32(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQA      Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 64(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x01, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 96(AX)
+	VMOVDQU      64(DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x02, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 128(AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x03, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 160(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 192(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VPSRLW       $0x05, Y5, Y6
+	VPAND        Y14, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VMOVDQU      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x0000006e, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ4XSAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackIQ4XSAVX2(SB), NOSPLIT, $0-40
+	MOVQ           u+0(FP), AX
+	MOVQ           scale+8(FP), CX
+	MOVQ           src+24(FP), DX
+	MOVQ           blocks+32(FP), BX
+	VPBROADCASTQ   low4<>+0(SB), Y15
+	VBROADCASTI128 levelsIQ4<>+0(SB), Y14
+	VPBROADCASTD   n32<>+0(SB), Y13
+	VPBROADCASTD   n15<>+0(SB), Y12
+	VPBROADCASTD   n3<>+0(SB), Y11
+	VMOVDQU        by4<>+0(SB), Y10
+	VMOVDQU        by2<>+0(SB), Y9
+	TESTQ          BX, BX
+	JZ             done
+
+loop:
+	MOVWLZX      (DX), SI
+	VMOVD        SI, X2
+	VCVTPH2PS    X2, X2
+	VBROADCASTSS X2, Y2
+	VPBROADCASTD 4(DX), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y12, Y0, Y0
+	VPBROADCASTW 2(DX), Y1
+	VPSRLVD      Y9, Y1, Y1
+	VPAND        Y11, Y1, Y1
+	VPSLLD       $0x04, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPSUBD       Y13, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VMOVDQU      8(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, (AX)
+	VMOVDQU      24(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 32(AX)
+	VMOVDQU      40(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 64(AX)
+	VMOVDQU      56(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 96(AX)
+	VMOVDQU      72(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 128(AX)
+	VMOVDQU      88(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 160(AX)
+	VMOVDQU      104(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 192(AX)
+	VMOVDQU      120(DX), X0
+	VPSRLW       $0x04, X0, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPSHUFB      Y0, Y14, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000088, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackTQ2AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·unpackTQ2AVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ low2<>+0(SB), Y15
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	MOVWLZX      64(DX), SI
+	VMOVD        SI, X2
+	VCVTPH2PS    X2, X2
+	VBROADCASTSS X2, Y2
+	VMOVUPS      Y2, (CX)
+	VMOVDQU      (DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, (AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 32(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 64(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 96(AX)
+	VMOVDQU      32(DX), Y0
+	VMOVDQA      Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 128(AX)
+	VPSRLW       $0x02, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 160(AX)
+	VPSRLW       $0x04, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 192(AX)
+	VPSRLW       $0x06, Y0, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000042, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func peakFMAAVX512(n int)
 // Requires: AVX, AVX2, AVX512F
 TEXT ·peakFMAAVX512(SB), NOSPLIT, $0-8
@@ -6140,18 +7154,58 @@ TEXT ·peakFMAAVX512(SB), NOSPLIT, $0-8
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	VPXOR Y13, Y13, Y13
 
 loop:
-	VFMADD231PS Z10, Z11, Z0
-	VFMADD231PS Z10, Z11, Z1
-	VFMADD231PS Z10, Z11, Z2
-	VFMADD231PS Z10, Z11, Z3
-	VFMADD231PS Z10, Z11, Z4
-	VFMADD231PS Z10, Z11, Z5
-	VFMADD231PS Z10, Z11, Z6
-	VFMADD231PS Z10, Z11, Z7
-	VFMADD231PS Z10, Z11, Z8
-	VFMADD231PS Z10, Z11, Z9
+	VFMADD231PS Z12, Z13, Z0
+	VFMADD231PS Z12, Z13, Z1
+	VFMADD231PS Z12, Z13, Z2
+	VFMADD231PS Z12, Z13, Z3
+	VFMADD231PS Z12, Z13, Z4
+	VFMADD231PS Z12, Z13, Z5
+	VFMADD231PS Z12, Z13, Z6
+	VFMADD231PS Z12, Z13, Z7
+	VFMADD231PS Z12, Z13, Z8
+	VFMADD231PS Z12, Z13, Z9
+	VFMADD231PS Z12, Z13, Z10
+	VFMADD231PS Z12, Z13, Z11
+	VFMADD231PS Z12, Z13, Z0
+	VFMADD231PS Z12, Z13, Z1
+	VFMADD231PS Z12, Z13, Z2
+	VFMADD231PS Z12, Z13, Z3
+	VFMADD231PS Z12, Z13, Z4
+	VFMADD231PS Z12, Z13, Z5
+	VFMADD231PS Z12, Z13, Z6
+	VFMADD231PS Z12, Z13, Z7
+	VFMADD231PS Z12, Z13, Z8
+	VFMADD231PS Z12, Z13, Z9
+	VFMADD231PS Z12, Z13, Z10
+	VFMADD231PS Z12, Z13, Z11
+	VFMADD231PS Z12, Z13, Z0
+	VFMADD231PS Z12, Z13, Z1
+	VFMADD231PS Z12, Z13, Z2
+	VFMADD231PS Z12, Z13, Z3
+	VFMADD231PS Z12, Z13, Z4
+	VFMADD231PS Z12, Z13, Z5
+	VFMADD231PS Z12, Z13, Z6
+	VFMADD231PS Z12, Z13, Z7
+	VFMADD231PS Z12, Z13, Z8
+	VFMADD231PS Z12, Z13, Z9
+	VFMADD231PS Z12, Z13, Z10
+	VFMADD231PS Z12, Z13, Z11
+	VFMADD231PS Z12, Z13, Z0
+	VFMADD231PS Z12, Z13, Z1
+	VFMADD231PS Z12, Z13, Z2
+	VFMADD231PS Z12, Z13, Z3
+	VFMADD231PS Z12, Z13, Z4
+	VFMADD231PS Z12, Z13, Z5
+	VFMADD231PS Z12, Z13, Z6
+	VFMADD231PS Z12, Z13, Z7
+	VFMADD231PS Z12, Z13, Z8
+	VFMADD231PS Z12, Z13, Z9
+	VFMADD231PS Z12, Z13, Z10
+	VFMADD231PS Z12, Z13, Z11
 	DECQ        AX
 	JNZ         loop
 	VZEROUPPER
@@ -6194,18 +7248,58 @@ TEXT ·peakFMAAVX2(SB), NOSPLIT, $0-8
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	VPXOR Y13, Y13, Y13
 
 loop:
-	VFMADD231PS Y10, Y11, Y0
-	VFMADD231PS Y10, Y11, Y1
-	VFMADD231PS Y10, Y11, Y2
-	VFMADD231PS Y10, Y11, Y3
-	VFMADD231PS Y10, Y11, Y4
-	VFMADD231PS Y10, Y11, Y5
-	VFMADD231PS Y10, Y11, Y6
-	VFMADD231PS Y10, Y11, Y7
-	VFMADD231PS Y10, Y11, Y8
-	VFMADD231PS Y10, Y11, Y9
+	VFMADD231PS Y12, Y13, Y0
+	VFMADD231PS Y12, Y13, Y1
+	VFMADD231PS Y12, Y13, Y2
+	VFMADD231PS Y12, Y13, Y3
+	VFMADD231PS Y12, Y13, Y4
+	VFMADD231PS Y12, Y13, Y5
+	VFMADD231PS Y12, Y13, Y6
+	VFMADD231PS Y12, Y13, Y7
+	VFMADD231PS Y12, Y13, Y8
+	VFMADD231PS Y12, Y13, Y9
+	VFMADD231PS Y12, Y13, Y10
+	VFMADD231PS Y12, Y13, Y11
+	VFMADD231PS Y12, Y13, Y0
+	VFMADD231PS Y12, Y13, Y1
+	VFMADD231PS Y12, Y13, Y2
+	VFMADD231PS Y12, Y13, Y3
+	VFMADD231PS Y12, Y13, Y4
+	VFMADD231PS Y12, Y13, Y5
+	VFMADD231PS Y12, Y13, Y6
+	VFMADD231PS Y12, Y13, Y7
+	VFMADD231PS Y12, Y13, Y8
+	VFMADD231PS Y12, Y13, Y9
+	VFMADD231PS Y12, Y13, Y10
+	VFMADD231PS Y12, Y13, Y11
+	VFMADD231PS Y12, Y13, Y0
+	VFMADD231PS Y12, Y13, Y1
+	VFMADD231PS Y12, Y13, Y2
+	VFMADD231PS Y12, Y13, Y3
+	VFMADD231PS Y12, Y13, Y4
+	VFMADD231PS Y12, Y13, Y5
+	VFMADD231PS Y12, Y13, Y6
+	VFMADD231PS Y12, Y13, Y7
+	VFMADD231PS Y12, Y13, Y8
+	VFMADD231PS Y12, Y13, Y9
+	VFMADD231PS Y12, Y13, Y10
+	VFMADD231PS Y12, Y13, Y11
+	VFMADD231PS Y12, Y13, Y0
+	VFMADD231PS Y12, Y13, Y1
+	VFMADD231PS Y12, Y13, Y2
+	VFMADD231PS Y12, Y13, Y3
+	VFMADD231PS Y12, Y13, Y4
+	VFMADD231PS Y12, Y13, Y5
+	VFMADD231PS Y12, Y13, Y6
+	VFMADD231PS Y12, Y13, Y7
+	VFMADD231PS Y12, Y13, Y8
+	VFMADD231PS Y12, Y13, Y9
+	VFMADD231PS Y12, Y13, Y10
+	VFMADD231PS Y12, Y13, Y11
 	DECQ        AX
 	JNZ         loop
 	VZEROUPPER

@@ -204,7 +204,7 @@ func (ws *Workspace) quantizeToken(t, groups int) {
 	s := &ws.workers[0]
 	s.isums = grow(s.isums, 2*groups)
 	scales, sums := ws.scales[t*groups:][:groups], ws.sums[t*groups*3:][:groups*3]
-	quantizeRow(ws.values[t*groups*32:][:groups*32], scales, s.isums, ws.x[t*ws.cols:][:ws.cols])
+	quantizeRow(ws.values[t*groups*32:][:groups*32], scales, s.isums, ws.x[t*ws.cols:][:ws.cols], 0)
 	for g, scale := range scales {
 		a, b := s.isums[2*g], s.isums[2*g+1]
 		sums[2*g], sums[2*g+1], sums[2*groups+g] = scale*float32(a), scale*float32(b), scale*float32(a+b)

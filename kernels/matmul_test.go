@@ -135,7 +135,7 @@ func effective(w Matrix, mode Compute) []float32 {
 func roundTrip(x []float32) []float32 {
 	groups := (len(x) + 31) / 32
 	q, scales, sums := make([]byte, groups*32), make([]float32, groups), make([]int32, groups*2)
-	quantizeRowGo(q, scales, sums, x)
+	quantizeRowGo(q, scales, sums, x, 0)
 	out := make([]float32, len(x))
 	for i := range out {
 		out[i] = scales[i/32] * float32(int8(q[i]))

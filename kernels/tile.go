@@ -104,10 +104,10 @@ func transpose16Go[T float32 | uint32](dst []T, ds int, src []T, ss int) {
 	}
 }
 
-// quantizeRow rounds a row of activations to 8 bits: x[i] ≈ scales[i/32] *
-// int8(values[i]). values has room for whole groups of 32, the missing ones
-// being zero; sums[j] is the sum of the values 16*j to 16*j+15.
-func quantizeRowGo(values []byte, scales []float32, sums []int32, x []float32) {
+// quantizeRowGo rounds a row to 8 bits: x[i] ≈ scales[i/32] * int8(values[i] ^
+// flip). values has room for whole groups of 32, the missing ones being zero;
+// sums[j] is the sum of the rounded values 16*j to 16*j+15.
+func quantizeRowGo(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
 	var last [32]float32
 	for g := 0; g*32 < len(x); g++ {
 		in := x[g*32:]
@@ -116,11 +116,14 @@ func quantizeRowGo(values []byte, scales []float32, sums []int32, x []float32) {
 			in = last[:]
 		}
 		q := values[g*32:][:32]
-		scales[g] = quantize32(q, in, 0)
+		scales[g] = quantize32(q, in)
 		var a, b int32
 		for i := range 16 {
 			a += int32(int8(q[i]))
 			b += int32(int8(q[i+16]))
+		}
+		for i := range q {
+			q[i] ^= flip
 		}
 		sums[2*g], sums[2*g+1] = a, b
 	}
@@ -137,7 +140,7 @@ func packInt8(dst []byte, x []float32, n, cols int, s *scratch) {
 	clear(s.row16[n*groups:])
 	clear(s.isums[n*groups*2:])
 	for t := range n {
-		quantizeRow(s.bytes[t*groups*32:][:groups*32], s.row16[t*groups:][:groups], s.isums[t*groups*2:][:groups*2], x[t*cols:][:cols])
+		quantizeRow(s.bytes[t*groups*32:][:groups*32], s.row16[t*groups:][:groups], s.isums[t*groups*2:][:groups*2], x[t*cols:][:cols], 0)
 	}
 	for g := range groups {
 		d := dst[g*actGroup:][:actGroup]

@@ -3,6 +3,7 @@ package kernels
 import (
 	"encoding/binary"
 	"math"
+	"unsafe"
 
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -69,12 +70,11 @@ func unpack(t quant.Type, u []byte, scale, offset []float32, src []byte, s *scra
 		return
 	}
 	n := len(src) / t.BlockSize() * t.BlockLen()
-	s.dots = grow(s.dots, (n+31)/32*32)
-	clear(s.dots[n:])
-	decodeRow(t, s.dots[:n], src)
-	for g := 0; g*32 < n; g++ {
-		scale[g] = quantize32(u[g*32:][:32], s.dots[g*32:][:32], 0x80)
-	}
+	groups := (n + 31) / 32
+	s.dots = grow(s.dots, n)
+	s.isums = grow(s.isums, 2*groups)
+	decodeRow(t, s.dots, src)
+	quantizeRow(u[:groups*32], scale[:groups], s.isums, s.dots, 0x80)
 }
 
 // decode expands part of a row to float32, with the values of quant.Decode.
@@ -97,9 +97,7 @@ func decode(t quant.Type, dst []float32, src []byte, s *scratch) {
 func decodeRow(t quant.Type, dst []float32, src []byte) {
 	switch t {
 	case quant.F32:
-		for i := range dst {
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-		}
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst)), src)
 	case quant.F16:
 		halfRow(dst, src)
 	case quant.BF16:
@@ -122,18 +120,16 @@ func expandGo(f *form, dst []float32, u []byte, scale, offset []float32) {
 	}
 }
 
-// quantize32 rounds 32 values to x[i] ≈ scale*(q[i]-bias) with |q-bias| <= 127
+// quantize32 rounds 32 values to x[i] ≈ scale*int8(q[i]), the largest to 127,
 // and returns the scale. If a value is not finite the scale is NaN, so that
 // what is computed from it is NaN.
-func quantize32(q []byte, x []float32, bias byte) float32 {
+func quantize32(q []byte, x []float32) float32 {
 	var amax float32
 	for _, v := range x[:32] {
 		amax = max(amax, abs32(v)) // NaN if there is one
 	}
 	if amax == 0 || amax-amax != 0 {
-		for i := range q[:32] {
-			q[i] = bias
-		}
+		clear(q[:32])
 		return amax - amax
 	}
 	scale := amax / 127
@@ -142,7 +138,7 @@ func quantize32(q []byte, x []float32, bias byte) float32 {
 		scale, inv = 0, 0
 	}
 	for i, v := range x[:32] {
-		q[i] = byte(int8(math.RoundToEven(float64(v*inv)))) + bias
+		q[i] = byte(int8(math.RoundToEven(float64(v * inv))))
 	}
 	return scale
 }

@@ -120,16 +120,16 @@ func interleave(dst, src []byte, stride int) {
 	}
 }
 
-func quantizeRow(values []byte, scales []float32, sums []int32, x []float32) {
+func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
 	groups := 0
 	if hasAVX2 {
 		groups = len(x) / 32
 		if groups > 0 {
 			_, _, _ = values[groups*32-1], scales[groups-1], sums[2*groups-1]
-			quantizeRowAVX2(&values[0], &scales[0], &sums[0], &x[0], groups)
+			quantizeRowAVX2(&values[0], &scales[0], &sums[0], &x[0], groups, uint64(flip))
 		}
 	}
-	quantizeRowGo(values[groups*32:], scales[groups:], sums[2*groups:], x[groups*32:])
+	quantizeRowGo(values[groups*32:], scales[groups:], sums[2*groups:], x[groups*32:], flip)
 }
 
 func dotF32(x, y []float32) float32 {
@@ -401,8 +401,54 @@ func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
 	}
 }
 
+// unpackSIMD is a type's unpacker as assembly, false if there is none.
 func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) bool {
-	return false
+	blocks := len(src) / t.BlockSize()
+	if !hasAVX2 || blocks == 0 {
+		return false
+	}
+	f := &forms[t]
+	n := blocks * t.BlockLen()
+	_, _ = u[n-1], scale[n/f.group-1]
+	var off *float32
+	if f.offset {
+		off = &offset[:n/f.group][0]
+	}
+	var kernel func(u *byte, scale, offset *float32, src *byte, blocks int)
+	switch t {
+	case quant.Q4_0:
+		kernel = unpackQ4_0AVX2
+	case quant.Q4_1:
+		kernel = unpackQ4_1AVX2
+	case quant.Q5_0:
+		kernel = unpackQ5_0AVX2
+	case quant.Q5_1:
+		kernel = unpackQ5_1AVX2
+	case quant.Q8_0:
+		kernel = unpackQ8_0AVX2
+	case quant.Q2_K:
+		kernel = unpackQ2KAVX2
+	case quant.Q3_K:
+		kernel = unpackQ3KAVX2
+	case quant.Q4_K:
+		kernel = unpackQ4KAVX2
+	case quant.Q5_K:
+		kernel = unpackQ5KAVX2
+	case quant.Q6_K:
+		kernel = unpackQ6KAVX2
+	case quant.IQ4_NL:
+		kernel = unpackIQ4NLAVX2
+	case quant.IQ4_XS:
+		kernel = unpackIQ4XSAVX2
+	case quant.MXFP4:
+		kernel = unpackMXFP4AVX2
+	case quant.TQ2_0:
+		kernel = unpackTQ2AVX2
+	default:
+		return false
+	}
+	kernel(&u[0], &scale[0], off, &src[0], blocks)
+	return true
 }
 
 // The loops behind the measured ceilings return the operations that they did.
@@ -417,7 +463,7 @@ func peakFMA(n int) float64 {
 			peakFMAAVX2(1 << 16)
 		}
 	}
-	return float64(n) * 10 * 2 * float64(v)
+	return float64(n) * 48 * 2 * float64(v)
 }
 
 func peakInt8(n int) float64 {

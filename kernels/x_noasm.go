@@ -16,8 +16,8 @@ func transpose16(dst []float32, ds int, src []float32, ss int) { transpose16Go(d
 
 func interleave(dst, src []byte, stride int) { interleaveGo(dst, src, stride) }
 
-func quantizeRow(values []byte, scales []float32, sums []int32, x []float32) {
-	quantizeRowGo(values, scales, sums, x)
+func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
+	quantizeRowGo(values, scales, sums, x, flip)
 }
 
 func dotF32(x, y []float32) float32 { return dotF32Go(x, y) }

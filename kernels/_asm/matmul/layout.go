@@ -204,10 +204,12 @@ func quantizeRowAVX2() {
 	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
 		DATA(4*i, U32(v))
 	}
-	text("quantizeRowAVX2", "func(values *byte, scales *float32, sums *int32, x *float32, groups int)",
-		"quantizeRowAVX2 is quantizeRowGo for whole groups.")
+	text("quantizeRowAVX2", "func(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)",
+		"quantizeRowAVX2 is quantizeRowGo for whole groups; the bits of flip are inverted in each byte of values.")
 	values, scales, sums, x, groups := load("values"), load("scales"), load("sums"), load("x"), load("groups")
 	VBROADCASTSS(mask, reg.Y15)
+	VMOVQ(load("flip"), reg.X11)
+	VPBROADCASTB(reg.X11, reg.Y11)
 	VMOVDQU(order, reg.Y14)
 	VPCMPEQW(reg.Y13, reg.Y13, reg.Y13)
 	VPABSB(reg.Y13, reg.Y12) // ones, bytes
@@ -264,7 +266,8 @@ func quantizeRowAVX2() {
 	VPACKSSDW(reg.Y3, reg.Y2, reg.Y2)
 	VPACKSSWB(reg.Y2, reg.Y0, reg.Y0)
 	VPERMD(reg.Y0, reg.Y14, reg.Y0)
-	VMOVDQU(reg.Y0, ptr(values, 0))
+	VPXOR(reg.Y11, reg.Y0, reg.Y1)
+	VMOVDQU(reg.Y1, ptr(values, 0))
 	VPMADDUBSW(reg.Y0, reg.Y12, reg.Y1)
 	VPMADDWD(reg.Y13, reg.Y1, reg.Y1)
 	VPSHUFD(U8(0x0e), reg.Y1, reg.Y2)

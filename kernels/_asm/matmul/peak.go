@@ -12,14 +12,14 @@ import (
 func peaks() {
 	for _, w := range []width{avx512, avx2} {
 		text("peakFMA"+w.suffix(), "func(n int)",
-			fmt.Sprintf("peakFMA%s runs n times 10 independent multiply-adds of %d float32.", w.suffix(), int(w)/4))
+			fmt.Sprintf("peakFMA%s runs n times 48 multiply-adds, 12 of them independent, of %d float32.", w.suffix(), int(w)/4))
 		n := load("n")
-		for i := range 12 {
+		for i := range 14 {
 			zero(w.v(i))
 		}
 		Label("loop")
-		for i := range 10 {
-			VFMADD231PS(w.v(10), w.v(11), w.v(i))
+		for i := range 48 {
+			VFMADD231PS(w.v(12), w.v(13), w.v(i%12))
 		}
 		DECQ(n)
 		JNZ(LabelRef("loop"))

@@ -1,3 +1,357 @@
 package main
 
-func unpackers() {}
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// The unpackers use AVX2 alone: 32 elements as bytes are one register.
+
+// unpacker holds what they share: pointers to the next block's results and
+// source, and constants.
+type unpacker struct {
+	u, scale, offset, src reg.GPVirtual
+}
+
+// bytesOf returns 32 equal bytes as 8 bytes to broadcast.
+func bytesOf(name string, b uint64) Mem { return ConstData(name, U64(b*0x0101010101010101)) }
+
+// numbers returns a constant of 8 numbers.
+func numbers(name string, v ...uint32) Mem {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i, x := range v {
+		DATA(4*i, U32(x))
+	}
+	return m
+}
+
+// levels returns a constant of 16 bytes.
+func levels(name string, v [16]byte) Mem {
+	m := GLOBL(name, RODATA|NOPTR)
+	for i, x := range v {
+		DATA(i, U8(x))
+	}
+	return m
+}
+
+func unpackers() {
+	low4 := bytesOf("low4", 0x0f)
+	low2 := bytesOf("low2", 0x03)
+	bit2 := bytesOf("bit2", 0x04)
+	bit4 := bytesOf("bit4", 0x10)
+	bits45 := bytesOf("bits45", 0x30)
+	sign8 := bytesOf("sign8", 0x80)
+	each8 := ConstData("eachBit", U64(0x7fbfdfeff7fbfdfe))
+	spread := GLOBL("spread", RODATA|NOPTR)
+	for i := range 32 {
+		DATA(i, U8(uint8(i/8)))
+	}
+	minus := ConstData("signBit", U32(0x80000000))
+	by4 := numbers("by4", 0, 4, 8, 12, 16, 20, 24, 28)
+	by2 := numbers("by2", 0, 2, 4, 6, 8, 10, 12, 14)
+	n32 := ConstData("n32", U32(32))
+	n15 := ConstData("n15", U32(15))
+	n3 := ConstData("n3", U32(3))
+	iq4 := levels("levelsIQ4", [16]byte{1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241})
+	fp4 := levels("levelsFP4", [16]byte{16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4})
+
+	y := ymm
+	constant := func(m Mem, r int) { VPBROADCASTQ(m, y[r]) }
+
+	// half loads one half as a float32 into x[r].
+	half := func(p *unpacker, disp, r int) {
+		g := GP32()
+		MOVWLZX(ptr(p.src, disp), g)
+		VMOVD(g, y[r].AsX())
+		VCVTPH2PS(y[r].AsX(), y[r].AsX())
+	}
+	// nibbles spreads 16 bytes to y[0]; y[15] holds low4.
+	nibbles := func(p *unpacker, disp int) {
+		VMOVDQU(ptr(p.src, disp), reg.X0)
+		VPSRLW(U8(4), reg.X0, reg.X1)
+		VINSERTI128(U8(1), reg.X1, reg.Y0, reg.Y0)
+		VPAND(reg.Y15, reg.Y0, reg.Y0)
+	}
+	// fifth adds 32 bits at disp to y[0] as 16; y[12..14] hold constants.
+	fifth := func(p *unpacker, disp int) {
+		VPBROADCASTD(ptr(p.src, disp), reg.Y1)
+		VPSHUFB(reg.Y12, reg.Y1, reg.Y1)
+		VPOR(reg.Y13, reg.Y1, reg.Y1)
+		VPCMPEQB(reg.Y11, reg.Y1, reg.Y1)
+		VPAND(reg.Y14, reg.Y1, reg.Y1)
+		VPOR(reg.Y1, reg.Y0, reg.Y0)
+	}
+	fifthConstants := func() {
+		constant(low4, 15)
+		constant(bit4, 14)
+		constant(each8, 13)
+		VMOVDQU(spread, reg.Y12)
+		VPCMPEQB(reg.Y11, reg.Y11, reg.Y11)
+	}
+
+	small := func(name string, size int, offset bool, setup func(), body func(p *unpacker)) {
+		unpack(name, size, 32, 1, offset, setup, func(p *unpacker) {
+			half(p, 0, 2)
+			VMOVSS(reg.X2, ptr(p.scale, 0))
+			if offset {
+				half(p, 2, 3)
+				VMOVSS(reg.X3, ptr(p.offset, 0))
+			}
+			body(p)
+			VMOVDQU(reg.Y0, ptr(p.u, 0))
+		})
+	}
+	small("Q4_0", 18, false, func() { constant(low4, 15) }, func(p *unpacker) { nibbles(p, 2) })
+	small("Q4_1", 20, true, func() { constant(low4, 15) }, func(p *unpacker) { nibbles(p, 4) })
+	small("Q5_0", 22, false, fifthConstants, func(p *unpacker) { nibbles(p, 6); fifth(p, 2) })
+	small("Q5_1", 24, true, fifthConstants, func(p *unpacker) { nibbles(p, 8); fifth(p, 4) })
+	small("Q8_0", 34, false, func() { constant(sign8, 15) }, func(p *unpacker) { VPXOR(ptr(p.src, 2), reg.Y15, reg.Y0) })
+	small("IQ4NL", 18, false, func() { constant(low4, 15); VBROADCASTI128(iq4, reg.Y14) }, func(p *unpacker) {
+		nibbles(p, 2)
+		VPSHUFB(reg.Y0, reg.Y14, reg.Y0)
+	})
+	unpack("MXFP4", 17, 32, 1, false, func() { constant(low4, 15); VBROADCASTI128(fp4, reg.Y14) }, func(p *unpacker) {
+		// 2^(e-128); e of 0 and 1 give subnormal numbers.
+		e, tiny := GP32(), GP32()
+		MOVBLZX(ptr(p.src, 0), e)
+		MOVL(U32(0x00200000), tiny)
+		CMPL(e, U32(2))
+		JAE(LabelRef("normal"))
+		TESTL(e, e)
+		JZ(LabelRef("stored"))
+		ADDL(tiny, tiny)
+		JMP(LabelRef("stored"))
+		Label("normal")
+		LEAL(Mem{Base: e, Disp: -1}, tiny)
+		SHLL(U8(23), tiny)
+		Label("stored")
+		MOVL(tiny, ptr(p.scale, 0))
+		nibbles(p, 1)
+		VPSHUFB(reg.Y0, reg.Y14, reg.Y0)
+		VMOVDQU(reg.Y0, ptr(p.u, 0))
+	})
+
+	// store writes y[r], 32 elements, at their place.
+	store := func(p *unpacker, r, at int) { VMOVDQU(y[r], ptr(p.u, at)) }
+	// scaled writes 8 integers in y[r], times y[by], as floats.
+	scaled := func(r, by int, to Mem) {
+		VCVTDQ2PS(y[r], y[r])
+		VMULPS(y[by], y[r], y[r])
+		VMOVUPS(y[r], to)
+	}
+	// two loads d and -dmin to y[2] and y[3].
+	two := func(p *unpacker, disp int) {
+		VMOVD(ptr(p.src, disp), reg.X2)
+		VCVTPH2PS(reg.X2, reg.X2)
+		VPSHUFD(U8(1), reg.X2, reg.X3)
+		VBROADCASTSS(reg.X2, reg.Y2)
+		VBROADCASTSS(reg.X3, reg.Y3)
+		VPBROADCASTD(minus, reg.Y4)
+		VXORPS(reg.Y4, reg.Y3, reg.Y3)
+	}
+	one := func(p *unpacker, disp int) {
+		half(p, disp, 2)
+		VBROADCASTSS(reg.X2, reg.Y2)
+	}
+	and := func(g reg.GPVirtual, mask uint32) reg.GPVirtual { ANDL(U32(mask), g); return g }
+	shifted := func(g reg.GPVirtual, n int) reg.GPVirtual {
+		s := GP32()
+		MOVL(g, s)
+		if n > 0 {
+			SHRL(U8(uint8(n)), s)
+		}
+		return s
+	}
+	// merge puts 2 bits of each byte of g above the 4 bits of low.
+	merge := func(low, g reg.GPVirtual, shift int) reg.GPVirtual {
+		h := and(shifted(g, shift), 0x03030303)
+		SHLL(U8(4), h)
+		ORL(h, low)
+		return low
+	}
+	loadL := func(p *unpacker, disp int) reg.GPVirtual {
+		g := GP32()
+		MOVL(ptr(p.src, disp), g)
+		return g
+	}
+	eight := func(a, b reg.GPVirtual, r int) {
+		VMOVD(a, y[r].AsX())
+		VPINSRD(U8(1), b, y[r].AsX(), y[r].AsX())
+		VPMOVZXBD(y[r].AsX(), y[r])
+	}
+	scalesK := func(p *unpacker) {
+		two(p, 0)
+		s0, s1, s2 := loadL(p, 4), loadL(p, 8), loadL(p, 12)
+		hi := merge(and(shifted(s2, 0), 0x0f0f0f0f), s0, 6)
+		min := merge(and(shifted(s2, 4), 0x0f0f0f0f), s1, 6)
+		eight(and(s0, 0x3f3f3f3f), hi, 0)
+		eight(and(s1, 0x3f3f3f3f), min, 1)
+		scaled(0, 2, ptr(p.scale, 0))
+		scaled(1, 3, ptr(p.offset, 0))
+	}
+	unpack("Q4K", 144, 256, 8, true, func() { constant(low4, 15) }, func(p *unpacker) {
+		scalesK(p)
+		for j := range 4 {
+			VMOVDQU(ptr(p.src, 16+32*j), reg.Y0)
+			VPSRLW(U8(4), reg.Y0, reg.Y1)
+			VPAND(reg.Y15, reg.Y0, reg.Y0)
+			VPAND(reg.Y15, reg.Y1, reg.Y1)
+			store(p, 0, 64*j)
+			store(p, 1, 64*j+32)
+		}
+	})
+	// place shifts the words of y[from] so that bit `bit` comes to bit `to`.
+	place := func(from, into, bit, to int) {
+		switch {
+		case bit < to:
+			VPSLLW(U8(uint8(to-bit)), y[from], y[into])
+		case bit > to:
+			VPSRLW(U8(uint8(bit-to)), y[from], y[into])
+		default:
+			VMOVDQA(y[from], y[into])
+		}
+	}
+	unpack("Q5K", 176, 256, 8, true, func() { constant(low4, 15); constant(bit4, 14) }, func(p *unpacker) {
+		scalesK(p)
+		VMOVDQU(ptr(p.src, 16), reg.Y5)
+		for j := range 4 {
+			VMOVDQU(ptr(p.src, 48+32*j), reg.Y0)
+			VPSRLW(U8(4), reg.Y0, reg.Y1)
+			for part := range 2 {
+				VPAND(reg.Y15, y[part], y[part])
+				place(5, 6, 2*j+part, 4)
+				VPAND(reg.Y14, reg.Y6, reg.Y6)
+				VPOR(reg.Y6, y[part], y[part])
+				store(p, part, 64*j+32*part)
+			}
+		}
+	})
+	unpack("Q6K", 210, 256, 16, false, func() { constant(low4, 15); constant(bits45, 14) }, func(p *unpacker) {
+		one(p, 208)
+		for i := range 2 {
+			VPMOVSXBD(ptr(p.src, 192+8*i), y[i])
+			scaled(i, 2, ptr(p.scale, 32*i))
+		}
+		for h := range 2 {
+			VMOVDQU(ptr(p.src, 64*h), reg.Y0)
+			VMOVDQU(ptr(p.src, 64*h+32), reg.Y1)
+			VMOVDQU(ptr(p.src, 128+32*h), reg.Y5)
+			for part := range 4 {
+				if part < 2 {
+					VPAND(reg.Y15, y[part], reg.Y7)
+				} else {
+					VPSRLW(U8(4), y[part-2], reg.Y7)
+					VPAND(reg.Y15, reg.Y7, reg.Y7)
+				}
+				place(5, 6, 2*part, 4)
+				VPAND(reg.Y14, reg.Y6, reg.Y6)
+				VPOR(reg.Y6, reg.Y7, reg.Y7)
+				store(p, 7, 128*h+32*part)
+			}
+		}
+	})
+	// quarters spreads 64 bytes at disp, 4 elements in each, or in y[0..3].
+	quarters := func(p *unpacker, disp int, also func(h, part int)) {
+		for h := range 2 {
+			VMOVDQU(ptr(p.src, disp+32*h), reg.Y0)
+			for part := range 4 {
+				place(0, 1, 2*part, 0)
+				VPAND(reg.Y15, reg.Y1, reg.Y1)
+				if also != nil {
+					also(h, part)
+				}
+				store(p, 1, 128*h+32*part)
+			}
+		}
+	}
+	unpack("Q2K", 84, 256, 16, true, func() { constant(low2, 15); VPBROADCASTD(n15, reg.Y14) }, func(p *unpacker) {
+		two(p, 80)
+		for i := range 2 {
+			VPMOVZXBD(ptr(p.src, 8*i), reg.Y0)
+			VPSRLD(U8(4), reg.Y0, reg.Y1)
+			VPAND(reg.Y14, reg.Y0, reg.Y0)
+			scaled(0, 2, ptr(p.scale, 32*i))
+			scaled(1, 3, ptr(p.offset, 32*i))
+		}
+		quarters(p, 16, nil)
+	})
+	unpack("Q3K", 110, 256, 16, false, func() { constant(low2, 15); constant(bit2, 14); VPBROADCASTD(n32, reg.Y13) }, func(p *unpacker) {
+		one(p, 108)
+		s0, s1, s2 := loadL(p, 96), loadL(p, 100), loadL(p, 104)
+		a := merge(and(shifted(s0, 0), 0x0f0f0f0f), s2, 0)
+		b := merge(and(shifted(s1, 0), 0x0f0f0f0f), s2, 2)
+		c := merge(and(shifted(s0, 4), 0x0f0f0f0f), s2, 4)
+		d := merge(and(shifted(s1, 4), 0x0f0f0f0f), s2, 6)
+		eight(a, b, 0)
+		eight(c, d, 1)
+		for i := range 2 {
+			VPSUBD(reg.Y13, y[i], y[i])
+			scaled(i, 2, ptr(p.scale, 32*i))
+		}
+		VMOVDQU(ptr(p.src, 0), reg.Y5)
+		quarters(p, 32, func(h, part int) {
+			place(5, 6, 4*h+part, 2)
+			VPAND(reg.Y14, reg.Y6, reg.Y6)
+			VPOR(reg.Y6, reg.Y1, reg.Y1)
+		})
+	})
+	unpack("IQ4XS", 136, 256, 8, false, func() {
+		constant(low4, 15)
+		VBROADCASTI128(iq4, reg.Y14)
+		VPBROADCASTD(n32, reg.Y13)
+		VPBROADCASTD(n15, reg.Y12)
+		VPBROADCASTD(n3, reg.Y11)
+		VMOVDQU(by4, reg.Y10)
+		VMOVDQU(by2, reg.Y9)
+	}, func(p *unpacker) {
+		one(p, 0)
+		VPBROADCASTD(ptr(p.src, 4), reg.Y0)
+		VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
+		VPAND(reg.Y12, reg.Y0, reg.Y0)
+		VPBROADCASTW(ptr(p.src, 2), reg.Y1)
+		VPSRLVD(reg.Y9, reg.Y1, reg.Y1)
+		VPAND(reg.Y11, reg.Y1, reg.Y1)
+		VPSLLD(U8(4), reg.Y1, reg.Y1)
+		VPOR(reg.Y1, reg.Y0, reg.Y0)
+		VPSUBD(reg.Y13, reg.Y0, reg.Y0)
+		scaled(0, 2, ptr(p.scale, 0))
+		for j := range 8 {
+			nibbles(p, 8+16*j)
+			VPSHUFB(reg.Y0, reg.Y14, reg.Y0)
+			store(p, 0, 32*j)
+		}
+	})
+	unpack("TQ2", 66, 256, 8, false, func() { constant(low2, 15) }, func(p *unpacker) {
+		one(p, 64)
+		VMOVUPS(reg.Y2, ptr(p.scale, 0))
+		quarters(p, 0, nil)
+	})
+}
+
+// unpack writes an unpacker of whole blocks: size bytes, n elements, groups
+// scales.
+func unpack(name string, size, n, groups int, offset bool, setup func(), body func(p *unpacker)) {
+	text("unpack"+name+"AVX2", "func(u *byte, scale, offset *float32, src *byte, blocks int)",
+		"unpack"+name+"AVX2 is the unpacker of plain Go, for whole blocks.")
+	p := &unpacker{u: load("u"), scale: load("scale"), src: load("src")}
+	if offset {
+		p.offset = load("offset")
+	}
+	blocks := load("blocks")
+	setup()
+	TESTQ(blocks, blocks)
+	JZ(LabelRef("done"))
+	Label("loop")
+	body(p)
+	ADDQ(U32(uint32(n)), p.u)
+	ADDQ(U32(uint32(4*groups)), p.scale)
+	if offset {
+		ADDQ(U32(uint32(4*groups)), p.offset)
+	}
+	ADDQ(U32(uint32(size)), p.src)
+	DECQ(blocks)
+	JNZ(LabelRef("loop"))
+	Label("done")
+	ret()
+}
