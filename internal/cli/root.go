@@ -40,11 +40,16 @@ var commands = []struct {
 	name string
 	make func() *cobra.Command
 }{
-	{"inspect", newInspect},
-	{"merge", newMerge},
+	{"convert", newConvert},
 	{"quantize", newQuantize},
-	{"recipe", newRecipe},
+	{"verify", newVerify},
+	{"inspect", newInspect},
 	{"split", newSplit},
+	{"merge", newMerge},
+	{"recipe", newRecipe},
+	{"generate", newGenerate},
+	{"tokenize", newTokenize},
+	{"logits", newLogits},
 	{"version", newVersion},
 }
 
@@ -55,7 +60,7 @@ func Main(name string, args []string) int {
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	cmd, err := root.ExecuteContextC(ctx)
-	return report(os.Stderr, cmd, context.Cause(ctx), err)
+	return fail(os.Stderr, cmd, context.Cause(ctx), err)
 }
 
 func newRoot(name string) *cobra.Command {
@@ -86,9 +91,9 @@ proves that it still works.`,
 	return root
 }
 
-// report prints err in the form that every command uses and returns the exit
+// fail prints err in the form that every command uses and returns the exit
 // code that goes with it. cause is why the context ended, if it did.
-func report(w io.Writer, cmd *cobra.Command, cause, err error) int {
+func fail(w io.Writer, cmd *cobra.Command, cause, err error) int {
 	if err == nil {
 		return exitOK
 	}

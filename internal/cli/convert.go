@@ -1,0 +1,208 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smeltgguf/smelt/internal/arch"
+	"github.com/smeltgguf/smelt/internal/convert"
+	"github.com/smeltgguf/smelt/internal/report"
+)
+
+func newConvert() *cobra.Command {
+	var o convertOptions
+	cmd := &cobra.Command{
+		Use:   "convert --in PATH --out FILE",
+		Short: "Turn a published checkpoint into a GGUF file",
+		Long: `convert reads what a model's authors published, a Hugging Face directory
+(safetensors or PyTorch) or Meta's own (params.json, consolidated.*), and writes it as
+GGUF. The kind of input is recognised by its content.`,
+		Example: `  convert --in hf/ --out model.gguf
+  convert --in Llama-2-7b/ --out 'llama-2-7b-{ftype}.gguf' --outtype q8_0
+  convert --in hf/ --out model.gguf --dry-run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.In, "in", "", "checkpoint: directory, or one of its files")
+	f.StringVar(&o.Out, "out", "", "GGUF file to write; {ftype} in its name stands for the type; a directory gets a name from the model")
+	f.StringVar(&o.Outtype, "outtype", "auto", "type of the weights: auto, "+strings.Join(convert.Outtypes(), ", "))
+	f.BoolVar(&o.VocabOnly, "vocab-only", false, "write metadata and vocabulary, no weights")
+	f.StringVar(&o.ModelName, "model-name", "", "general.name (default: from the model card or the directory)")
+	f.StringVar(&o.MetadataFile, "metadata", "", "JSON file with general.* keys that replace what the checkpoint says")
+	f.StringVar(&o.Pre, "pre", "", "tokenizer.ggml.pre, where the tokenizer's description does not tell")
+	f.StringSliceVar(&o.IgnoreConfigKeys, "ignore-config-key", nil, "key of config.json that is known to be harmless (may be repeated)")
+	f.StringVar(&o.splitMaxSize, "split-max-size", "", "largest size of one file: 2G, 500M (decimal)")
+	f.IntVar(&o.SplitMaxTensors, "split-max-tensors", 0, "most tensors in one file")
+	f.IntVar(&o.Threads, "threads", 0, "goroutines that convert (default: all cores)")
+	f.BoolVar(&o.Force, "force", false, "replace an existing file")
+	f.BoolVar(&o.AllowNonfinite, "allow-nonfinite", false, "convert NaN, infinity and overflow as they come, and report them")
+	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan, write nothing")
+	f.BoolVar(&o.list, "list", false, "print the model families that are read")
+	f.BoolVar(&o.quiet, "quiet", false, "no progress and no summary")
+	f.BoolVar(&o.json, "json", false, "print the summary or the plan as one JSON object")
+	return cmd
+}
+
+type convertOptions struct {
+	convert.Options
+	splitMaxSize              string
+	dryRun, list, quiet, json bool
+}
+
+func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
+	if o.list {
+		for _, line := range arch.List() {
+			if _, err := fmt.Fprintln(stdout, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if o.In == "" || o.Out == "" && !o.dryRun {
+		return usagef("--in and --out are needed")
+	}
+	if o.Out == "" {
+		o.Out = "."
+	}
+	if o.splitMaxSize != "" {
+		n, err := parseSize(o.splitMaxSize)
+		if err != nil {
+			return usagef("--split-max-size: %w", err)
+		}
+		o.SplitMaxSize = n
+	}
+	p, err := convert.NewPlan(o.Options)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if o.dryRun {
+		return o.printPlan(stdout, p)
+	}
+	start := time.Now()
+	bar := newProgress(stderr, "convert", "B", p.SourceBytes(), o.quiet)
+	res, err := p.Run(ctx, func(done int64) { bar.set(done, "") })
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	return o.summary(stdout, stderr, p, res, time.Since(start))
+}
+
+// planJSON is the form of --dry-run --json and, with the time that it took, of
+// --json.
+type planJSON struct {
+	Files        []string           `json:"files"`
+	Architecture string             `json:"architecture"`
+	Outtype      string             `json:"outtype"`
+	Parameters   int64              `json:"parameters"`
+	Bytes        int64              `json:"bytes"`
+	Seconds      float64            `json:"seconds,omitempty"`
+	Tensors      []planTensor       `json:"tensors,omitempty"`
+	Counts       map[string]int     `json:"counts"`
+	Substituted  []planSubstitution `json:"substituted"`
+	Skipped      []string           `json:"skipped"`
+	Notes        []string           `json:"notes"`
+	Nonfinite    []string           `json:"nonfinite"`
+}
+
+type planTensor struct {
+	Name  string `json:"name"`
+	Shape []int  `json:"shape"`
+	From  string `json:"from"`
+	Type  string `json:"type"`
+	Bytes int64  `json:"bytes"`
+}
+
+type planSubstitution struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	Reason string `json:"reason"`
+}
+
+func describePlan(p *convert.Plan) planJSON {
+	v := planJSON{
+		Files: p.Files, Architecture: p.Arch, Outtype: p.Outtype, Parameters: p.Params, Bytes: p.Size,
+		Counts: map[string]int{}, Substituted: []planSubstitution{}, Nonfinite: []string{},
+		Skipped: append([]string{}, p.Skipped...), Notes: append([]string{}, p.Notes...),
+	}
+	for _, t := range p.Tensors {
+		v.Counts[t.Type.String()]++
+		v.Tensors = append(v.Tensors, planTensor{t.Name, t.Shape, t.From.String(), t.Type.String(), t.Size})
+		if t.Substituted != "" {
+			v.Substituted = append(v.Substituted, planSubstitution{t.Name, t.Type.String(), t.Substituted})
+		}
+	}
+	return v
+}
+
+func (o *convertOptions) printPlan(w io.Writer, p *convert.Plan) error {
+	v := describePlan(p)
+	if o.json {
+		return printJSON(w, v)
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "tensor\ttype\tfrom\tshape\tsize")
+	for _, t := range p.Tensors {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Type, t.From, shapeString(t.Shape), report.Bytes(t.Size))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d tensors, %d parameters, %s in %s\n", len(p.Tensors), p.Params, report.Bytes(p.Size), strings.Join(p.Files, ", "))
+	printRemarks(w, v)
+	return err
+}
+
+func (o *convertOptions) summary(stdout, stderr io.Writer, p *convert.Plan, res *convert.Result, took time.Duration) error {
+	v := describePlan(p)
+	v.Seconds = took.Seconds()
+	for i := range res.Nonfinite {
+		v.Nonfinite = append(v.Nonfinite, res.Nonfinite[i].String())
+	}
+	if o.json {
+		v.Tensors = nil
+		return printJSON(stdout, v)
+	}
+	if o.quiet {
+		return nil
+	}
+	fmt.Fprintf(stderr, "%s: %s, %d tensors (%s), %s in %.1f s, %s/s\n", strings.Join(res.Files, ", "), p.Arch,
+		len(p.Tensors), countsString(v.Counts), report.Bytes(res.Bytes), took.Seconds(), report.Bytes(int64(float64(res.Bytes)/took.Seconds())))
+	printRemarks(stderr, v)
+	return nil
+}
+
+// printRemarks prints what a person has to know although they did not ask.
+func printRemarks(w io.Writer, v planJSON) {
+	for _, s := range v.Substituted {
+		fmt.Fprintf(w, "substituted: %s is %s: %s\n", s.Name, s.Type, s.Reason)
+	}
+	if len(v.Skipped) > 0 {
+		fmt.Fprintf(w, "skipped: %d tensors that carry nothing to convert, such as %s\n", len(v.Skipped), v.Skipped[0])
+	}
+	for _, s := range v.Nonfinite {
+		fmt.Fprintf(w, "not finite: %s\n", s)
+	}
+	for _, s := range v.Notes {
+		fmt.Fprintf(w, "note: %s\n", s)
+	}
+}
+
+func shapeString(shape []int) string {
+	s := make([]string, len(shape))
+	for i, d := range shape {
+		s[i] = strconv.Itoa(d)
+	}
+	return strings.Join(s, "x")
+}

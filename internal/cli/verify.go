@@ -1,0 +1,252 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smeltgguf/smelt/internal/corpus"
+	"github.com/smeltgguf/smelt/internal/decoder"
+	"github.com/smeltgguf/smelt/internal/eval"
+	"github.com/smeltgguf/smelt/internal/model"
+	"github.com/smeltgguf/smelt/internal/report"
+	"github.com/smeltgguf/smelt/kernels"
+)
+
+func newVerify() *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify --model FILE --text FILE",
+		Short: "Measure perplexity, and how far a model is from its base",
+		Long: `verify runs a model on a text and prints its perplexity. With --base it runs both
+on the same text and compares them position by position: perplexity ratio, KL
+divergence, how often both find the same token most probable. Base and model may be
+GGUF files or checkpoint directories.`,
+		Example: `  verify --model model.gguf --text wiki.txt
+  verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --max-kld 0.05
+  verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), cmd.Flags().Changed)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.models, "model", nil, "model to measure: GGUF file or checkpoint directory (may be repeated)")
+	f.StringVar(&o.base, "base", "", "model to compare with")
+	f.StringArrayVar(&o.texts, "text", nil, "text to measure on: file or glob; .gz, .zst and .jsonl are read too (may be repeated)")
+	f.StringVar(&o.field, "field", "text", "key of the text in lines of .jsonl")
+	f.IntVar(&o.eval.Ctx, "ctx", 512, "tokens per chunk")
+	f.IntVar(&o.eval.Stride, "stride", 0, "tokens from one chunk's start to the next's (default: ctx)")
+	f.IntVar(&o.eval.Chunks, "chunks", 0, "chunks to run (default: all)")
+	f.Uint64Var(&o.eval.Seed, "seed", 0, "take a random sample of --chunks chunks in place of the first")
+	f.StringVar(&o.compute, "compute", "exact", "arithmetic: exact (float32) or int8 (8-bit activations, faster)")
+	f.IntVar(&o.threads, "threads", 0, "goroutines that compute (default: all cores)")
+	f.Float64Var(&o.maxPPLRatio, "max-ppl-ratio", 0, "gate: largest perplexity ratio to the base")
+	f.Float64Var(&o.maxKLD, "max-kld", 0, "gate: largest mean KL divergence from the base, in nats")
+	f.Float64Var(&o.minSameTop, "min-same-top", 0, "gate: smallest share of equal top tokens, 0 to 1")
+	f.StringArrayVar(&o.gates, "gate", nil, "gate on any figure of the JSON output: NAME=BOUND (may be repeated)")
+	f.BoolVar(&o.json, "json", false, "print one JSON object (docs/verify.md describes it)")
+	f.StringVar(&o.markdown, "markdown", "", "write the table to this file as Markdown")
+	f.StringVar(&o.junit, "junit", "", "write the gates to this file as JUnit XML")
+	f.BoolVar(&o.quiet, "quiet", false, "no progress")
+	return cmd
+}
+
+type verifyOptions struct {
+	models, texts, gates            []string
+	base, field, compute            string
+	eval                            eval.Options
+	threads                         int
+	maxPPLRatio, maxKLD, minSameTop float64
+	json, quiet                     bool
+	markdown, junit                 string
+}
+
+func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, changed func(flag string) bool) error {
+	gates, err := o.parseGates(changed)
+	if err != nil {
+		return err
+	}
+	if len(o.models) == 0 || len(o.texts) == 0 {
+		return usagef("--model and --text are needed")
+	}
+	compute, err := parseCompute(o.compute)
+	if err != nil {
+		return err
+	}
+	if o.eval.Ctx < 4 || o.eval.Chunks < 0 || o.eval.Stride < 0 {
+		return usagef("--ctx must be at least 4, --chunks and --stride not negative")
+	}
+	text, err := corpus.Read(o.texts, corpus.Options{Field: o.field})
+	if err != nil {
+		return err
+	}
+
+	pool := kernels.NewPool(o.threads)
+	defer pool.Close()
+	paths := o.models
+	if o.base != "" {
+		paths = append([]string{o.base}, paths...)
+	}
+	var opened []*model.Model
+	defer func() {
+		for _, m := range opened {
+			m.Close()
+		}
+	}()
+	var named []eval.Named
+	r := &report.Report{Version: versionString(), Compute: compute.String(), Texts: text.Files}
+	for _, p := range paths {
+		m, err := model.Open(p)
+		if err != nil {
+			return err
+		}
+		opened = append(opened, m)
+		named = append(named, eval.Named{Path: p, Model: decoder.New(m.Weights, decoder.Options{Context: o.eval.Ctx, Compute: compute, Pool: pool})})
+		r.Files = append(r.Files, report.File{Path: p, Architecture: m.Weights.Desc().Arch, Ftype: m.Ftype, Bytes: m.Bytes, BitsPerWeight: m.BitsPerWeight})
+	}
+	tokens, err := tokenizeForAll(opened, text.Data)
+	if err != nil {
+		return err
+	}
+	o.eval.BOS = opened[0].Start()
+
+	start := time.Now()
+	var bar *progress
+	o.eval.Progress = func(p eval.Progress) {
+		if bar == nil {
+			bar = newProgress(stderr, "verify", "tok", p.TotalTokens, o.quiet)
+		}
+		m := p.Result.Models[0]
+		note := fmt.Sprintf("ppl %.4f", m.PPL)
+		if m.Comparison != nil {
+			note += fmt.Sprintf(", KL %.6f", m.MeanKLD)
+		}
+		bar.set(p.Tokens, note)
+	}
+	var base *eval.Named
+	if o.base != "" {
+		base, named = &named[0], named[1:]
+	}
+	var runErr error
+	r.Result, runErr = eval.Run(ctx, base, named, tokens, o.eval)
+	if bar != nil {
+		bar.finish()
+	}
+	r.Seconds = time.Since(start).Seconds()
+	if runErr != nil && (r.Result == nil || r.Chunks == 0 || !errors.Is(runErr, context.Canceled) && ctx.Err() == nil) {
+		return runErr
+	}
+	r.Gates = eval.Check(r.Result, gates)
+	if err := o.write(r, stdout); err != nil {
+		return err
+	}
+	if runErr != nil {
+		return runErr // interrupted: what is known so far has been printed
+	}
+	if missed := r.Missed(); len(missed) > 0 {
+		return &gateError{missed}
+	}
+	return nil
+}
+
+// write prints the report in all the forms that were asked for.
+func (o *verifyOptions) write(r *report.Report, stdout io.Writer) error {
+	for _, f := range []struct {
+		path  string
+		write func(io.Writer) error
+	}{{o.markdown, r.Markdown}, {o.junit, r.JUnit}} {
+		if f.path == "" {
+			continue
+		}
+		if err := writeFile(f.path, f.write); err != nil {
+			return err
+		}
+	}
+	if o.json {
+		return r.JSON(stdout)
+	}
+	return r.Text(stdout)
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// tokenizeForAll tokenizes the text with every model's tokenizer and checks
+// that they agree: else their figures could not be compared.
+func tokenizeForAll(models []*model.Model, text []byte) ([]int32, error) {
+	tokens := models[0].Tokenize(text)
+	for _, m := range models[1:] {
+		other := m.Tokenize(text)
+		if len(other) != len(tokens) {
+			return nil, fmt.Errorf("%s: its tokenizer makes %d tokens of the text, that of %s %d: they cannot be compared", m.Path, len(other), models[0].Path, len(tokens))
+		}
+		for i := range other {
+			if other[i] != tokens[i] {
+				return nil, fmt.Errorf("%s: token %d of the text is %d, by %s it is %d: they cannot be compared", m.Path, i, other[i], models[0].Path, tokens[i])
+			}
+		}
+	}
+	return tokens, nil
+}
+
+func (o *verifyOptions) parseGates(changed func(string) bool) ([]eval.Gate, error) {
+	var gates []eval.Gate
+	for _, g := range []struct {
+		flag, figure string
+		bound        float64
+	}{
+		{"max-ppl-ratio", "ppl_ratio", o.maxPPLRatio},
+		{"max-kld", "mean_kld", o.maxKLD},
+		{"min-same-top", "same_top", o.minSameTop},
+	} {
+		if changed(g.flag) {
+			gates = append(gates, eval.Gate{Figure: g.figure, Bound: g.bound})
+		}
+	}
+	for _, s := range o.gates {
+		name, bound, ok := strings.Cut(s, "=")
+		v, err := strconv.ParseFloat(bound, 64)
+		if !ok || err != nil {
+			return nil, usagef("--gate %q: want NAME=BOUND", s)
+		}
+		g := eval.Gate{Figure: name, Bound: v}
+		if err := g.Validate(); err != nil {
+			return nil, usageError{err}
+		}
+		gates = append(gates, g)
+	}
+	if o.base == "" {
+		for _, g := range gates {
+			if g.NeedsBase() {
+				return nil, usagef("a gate on %s needs --base", g.Figure)
+			}
+		}
+	}
+	return gates, nil
+}
+
+func parseCompute(s string) (kernels.Compute, error) {
+	for _, c := range []kernels.Compute{kernels.Exact, kernels.Int8} {
+		if c.String() == s {
+			return c, nil
+		}
+	}
+	return 0, usagef("--compute %q: want exact or int8", s)
+}

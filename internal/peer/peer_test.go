@@ -1,0 +1,255 @@
+//go:build peer
+
+// Package peer holds the comparisons with llama.cpp. They need its library
+// behind the command line of peer/llamacpp.py, in the folder that SMELT_SHARED
+// names (../shared beside the repository by default), and skip where that, or
+// python3, is missing. `make peer` builds the binaries that they run.
+package peer
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const root = "../.."
+
+// shared returns the path of a file in the shared folder, or skips.
+func shared(t *testing.T, name string) string {
+	t.Helper()
+	dir := os.Getenv("SMELT_SHARED")
+	if dir == "" {
+		dir = filepath.Join(root, "..", "shared")
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("skipped: no %s: set SMELT_SHARED to the folder that has it", name)
+	}
+	return path
+}
+
+var setup = sync.OnceValue(func() error {
+	dir := os.Getenv("SMELT_SHARED")
+	if dir == "" {
+		dir = filepath.Join(root, "..", "shared")
+	}
+	out, err := exec.Command("python3", filepath.Join(dir, "peer", "llamacpp.py"), "setup").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+})
+
+// llamacpp runs the peer with stdin as its input and returns what it prints.
+func llamacpp(t *testing.T, stdin []byte, args ...string) []byte {
+	t.Helper()
+	script := shared(t, "peer/llamacpp.py")
+	if err := setup(); err != nil {
+		t.Skipf("skipped: llama.cpp cannot be set up: %v", err)
+	}
+	cmd := exec.Command("python3", append([]string{script}, args...)...)
+	cmd.Stdin = strings.NewReader(string(stdin))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("llama.cpp %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return out
+}
+
+// smelt runs one of our binaries.
+func smelt(t *testing.T, name string, args ...string) []byte {
+	t.Helper()
+	bin, err := filepath.Abs(filepath.Join(root, "bin", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return out
+}
+
+// types are the ftypes that quantize makes without an importance matrix.
+var types = []string{
+	"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
+	"q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k",
+	"iq4_nl", "iq4_xs", "iq3_s", "iq3_m", "tq1_0", "tq2_0", "q1_0", "q2_0", "mxfp4_moe",
+}
+
+func convert(t *testing.T, model, outtype string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "model.gguf")
+	smelt(t, "convert", "--in", filepath.Join(root, "testdata/models", model, "hf"), "--out", out, "--outtype", outtype, "--quiet")
+	return out
+}
+
+// tensors returns name, type, dims and hash of every tensor.
+func tensors(t *testing.T, path string) [][]any {
+	t.Helper()
+	var v struct{ Tensors [][]any }
+	if err := json.Unmarshal(smelt(t, "smelt", "inspect", path, "--json", "--hash"), &v); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.Tensors) == 0 {
+		t.Fatalf("%s: no tensors", path)
+	}
+	return v.Tensors
+}
+
+// TestQuantize lets llama.cpp quantize our F16 and compares every tensor.
+func TestQuantize(t *testing.T) {
+	for _, model := range []string{"tiny", "micro"} {
+		f16 := convert(t, model, "f16")
+		for _, typ := range types {
+			t.Run(model+"/"+typ, func(t *testing.T) {
+				dir := t.TempDir()
+				ours, theirs := filepath.Join(dir, "ours.gguf"), filepath.Join(dir, "theirs.gguf")
+				llamacpp(t, nil, "quantize", f16, theirs, strings.ToUpper(typ))
+				smelt(t, "quantize", "-q", typ, f16, ours, "--quiet")
+				a, b := tensors(t, ours), tensors(t, theirs)
+				if len(a) != len(b) {
+					t.Fatalf("%d tensors, llama.cpp writes %d", len(a), len(b))
+				}
+				for i := range a {
+					if fmt.Sprint(a[i]) != fmt.Sprint(b[i]) {
+						t.Errorf("tensor %d is %v, llama.cpp writes %v", i, a[i], b[i])
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestTokenize compares the ids of a text.
+func TestTokenize(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "testdata/text/tiny-heldout.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, model := range []string{"tiny", "micro"} {
+		gguf := convert(t, model, "f16")
+		want := ids(t, llamacpp(t, text, "tokenize", gguf))
+		file := filepath.Join(t.TempDir(), "text")
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := ids(t, smelt(t, "smelt", "tokenize", "-m", gguf, "--file", file))
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %d ids, llama.cpp has %d, or they differ", model, len(got), len(want))
+		}
+	}
+}
+
+func ids(t *testing.T, out []byte) []int {
+	t.Helper()
+	var v []int
+	for _, f := range strings.Fields(string(out)) {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = append(v, n)
+	}
+	return v
+}
+
+// maxKLD is what llama.cpp's rounding of activations to 8 bits may cost, in
+// nats, as the mean over positions.
+const maxKLD = 2e-3
+
+// TestLogits runs the same ids through both and compares the distributions.
+func TestLogits(t *testing.T) {
+	prompt := []string{"1"}
+	for i := range 47 {
+		prompt = append(prompt, strconv.Itoa(300+i*7%150))
+	}
+	for _, model := range []string{"tiny", "micro"} {
+		f16 := convert(t, model, "f16")
+		for _, typ := range types {
+			t.Run(model+"/"+typ, func(t *testing.T) {
+				dir := t.TempDir()
+				gguf := filepath.Join(dir, "m.gguf")
+				smelt(t, "quantize", "-q", typ, f16, gguf, "--quiet")
+				a, b := filepath.Join(dir, "a.f32"), filepath.Join(dir, "b.f32")
+				llamacpp(t, nil, "logits", gguf, "--ids", strings.Join(prompt, ","), "--out", a)
+				smelt(t, "smelt", "logits", "-m", gguf, "--ids", strings.Join(prompt, ","), "--out", b)
+				kld := meanKLD(t, a, b, len(prompt))
+				if !(kld < maxKLD) {
+					t.Errorf("mean KL divergence %g, budget %g", kld, maxKLD)
+				}
+			})
+		}
+	}
+}
+
+func meanKLD(t *testing.T, pathP, pathQ string, n int) float64 {
+	t.Helper()
+	p, q := floats(t, pathP), floats(t, pathQ)
+	if len(p) != len(q) || len(p)%n != 0 {
+		t.Fatalf("%d logits, llama.cpp gives %d", len(q), len(p))
+	}
+	vocab, sum := len(p)/n, 0.0
+	for i := range n {
+		a, b := logSoftmax(p[i*vocab:(i+1)*vocab]), logSoftmax(q[i*vocab:(i+1)*vocab])
+		for j := range a {
+			sum += math.Exp(a[j]) * (a[j] - b[j])
+		}
+	}
+	return sum / float64(n)
+}
+
+func logSoftmax(x []float64) []float64 {
+	m, sum := slices.Max(x), 0.0
+	for _, v := range x {
+		sum += math.Exp(v - m)
+	}
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = v - m - math.Log(sum)
+	}
+	return y
+}
+
+func floats(t *testing.T, path string) []float64 {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := make([]float64, len(b)/4)
+	for i := range x {
+		x[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+	}
+	return x
+}
+
+// TestGolden runs the shared folder's own comparison with what llama.cpp made.
+func TestGolden(t *testing.T) {
+	script := shared(t, "peer/check_golden.py")
+	bin := func(name string) string { return filepath.Join(root, "bin", name) }
+	for _, args := range [][]string{
+		{"convert", bin("convert"), "tiny", "micro"},
+		{"quantize", bin("quantize"), convert(t, "tiny", "f16")},
+	} {
+		out, err := exec.Command("python3", append([]string{script}, args...)...).CombinedOutput()
+		t.Logf("%s:\n%s", args[0], out)
+		if err != nil {
+			t.Errorf("%s: %v", args[0], err)
+		}
+	}
+}
