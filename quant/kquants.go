@@ -1,5 +1,7 @@
 package quant
 
+import "encoding/binary"
+
 // K-quants: super-blocks of 256 elements in groups of 16 or 32. A group's scale
 // (and minimum) is itself a level times a half-precision number of the
 // super-block. Levels are packed in planes: 32 consecutive bytes hold the same
@@ -8,66 +10,154 @@ package quant
 
 const superLen = 256
 
-// putPlanes packs levels of bits bits: byte i of dst gets the bits of elements
+// putPlanes packs the low bits of levels: byte i of dst gets those of elements
 // i, i+32, i+64 ..., the first in the lowest bits. len(levels) is 32 times what
 // fits a byte, dst has 32 bytes.
 func putPlanes(dst, levels []uint8, bits int) {
-	for i := range 32 {
-		var b uint8
-		for shift := 0; shift < 8; shift += bits {
-			b |= levels[32*(shift/bits)+i] << shift
+	mask := uint64(1<<bits-1) * 0x0101010101010101
+	for i := 0; i < 32; i += 8 { // eight bytes at a time
+		var b uint64
+		for j := range len(levels) / 32 {
+			b |= binary.LittleEndian.Uint64(levels[32*j+i:]) & mask << (bits * j)
 		}
-		dst[i] = b
+		binary.LittleEndian.PutUint64(dst[i:], b)
 	}
 }
 
-// scalesK is what Q4_K and Q5_K, and with other widths Q2_K, store for a
-// super-block: group j has scale d*scale[j] and minimum -dmin*min[j].
-type scalesK struct {
-	d, dmin    float32
-	scale, min [16]uint8
+// A kForm is what the encoders of two K-quants have different.
+type kForm struct {
+	size     int // bytes of a super-block
+	group    int // elements that share a scale
+	top      int // the highest level where groups have minima,
+	half     int // or else the offset of levels
+	scaleTop int // the highest level of scales and minima
+	plain    AffineTrials
+	weighted AffineTrials // with importance
 }
 
-// affineK finds scales, minima and levels of one super-block in groups of len
-// group. Without importance the groups' scales are rounded to multiples of
-// 1/topScale of the largest; with importance that rounding is searched too.
-func affineK(levels *[superLen]uint8, x, importance []float32, group, topScale int, s affineSearch, sigma2 float32) scalesK {
+var kForms = map[Type]*kForm{
+	Q2_K: {size: 84, group: 16, top: 3, scaleTop: 15, plain: absolute(affineTrials(3, -0.5, 0.1, 15)), weighted: importanceTrials(3)},
+	Q3_K: {size: 110, group: 16, half: 4},
+	Q4_K: {size: 144, group: 32, top: 15, scaleTop: 63, plain: affineTrials(15, -1, 0.1, 20), weighted: importanceTrials(15)},
+	Q5_K: {size: 176, group: 32, top: 31, scaleTop: 63, plain: affineTrials(31, -0.5, 0.1, 15), weighted: importanceTrials(31)},
+	Q6_K: {size: 210, group: 16, half: 32},
+}
+
+func absolute(t AffineTrials) AffineTrials {
+	t.Absolute = true
+	return t
+}
+
+// KTrials returns what the search of Q2_K, Q4_K or Q5_K tries.
+func KTrials(t Type, weighted bool) AffineTrials {
+	if weighted {
+		return kForms[t].weighted
+	}
+	return kForms[t].plain
+}
+
+// A KFit is a super-block on its way to bytes. Package kernels has faster forms
+// of single steps and leaves the rest to the methods; Encode uses the methods
+// only.
+type KFit struct {
+	// What Search finds: for each group its scale and the negative of its
+	// minimum, and that levels are (x-Base)*Inv, rounded. Q3_K and Q6_K have
+	// no minima and no Base. SumW is the sum of weights, with importance.
+	Scale, NegMin, Inv, Base, SumW [16]float32
+	// What Round makes of them: the scale of group j is near D*LScale[j], the
+	// negative minimum near DMin*LMin[j]. Q3_K and Q6_K have an offset of 32
+	// and none.
+	D, DMin      float32
+	LScale, LMin [16]uint8
+	// Levels are those of Put; Q3_K without importance has them from Search.
+	Levels [superLen]uint8
+}
+
+// Search is the first step: x is one super-block, importance nil or its
+// weights.
+func (f *KFit) Search(t Type, x, importance []float32) {
+	form := kForms[t]
 	var (
-		scale, minimum, sumw [16]float32
-		weight               [32]float32
-		r                    scalesK
+		weight [32]float32
+		sigma2 float32
 	)
-	groups := superLen / group
-	w := weight[:group]
-	for j := range groups {
-		xg := x[group*j:][:group]
+	if importance != nil {
+		sigma2 = KSigma2(t, sumSquares(x))
+	}
+	w := weight[:form.group]
+	for j := range superLen / form.group {
+		xg := x[form.group*j:][:form.group]
 		switch {
+		case importance != nil && t == Q6_K:
+			copy(w, importance[16*j:])
 		case importance != nil:
-			sumw[j] = scaleImportance(w, importance[group*j:], xg, sigma2)
-		case s.absolute:
+			f.SumW[j] = scaleImportance(w, importance[form.group*j:], xg, sigma2)
+		case t == Q2_K:
 			for i, v := range xg {
 				w[i] = abs32(v)
 			}
+		case t == Q3_K:
+			f.Scale[j] = fitSignedGreedy(4, f.Levels[16*j:], xg)
+			continue
+		case t == Q6_K:
+			for i, v := range xg {
+				w[i] = v * v
+			}
 		default:
-			mean := sqrt32(sumSquares(xg) / float32(group))
+			mean := sqrt32(sumSquares(xg) / float32(form.group))
 			for i, v := range xg {
 				w[i] = mean + abs32(v)
 			}
 		}
-		scale[j], minimum[j] = fitAffine(s, levels[group*j:], xg, w)
+		if form.half > 0 {
+			f.Scale[j], f.Inv[j] = fitSigned(form.half, xg, w)
+			continue
+		}
+		fit := fitAffine(KTrials(t, importance != nil), xg, w)
+		f.Scale[j], f.NegMin[j], f.Inv[j], f.Base[j] = fit.scale, fit.negMin, fit.inv, fit.base
 	}
-	if importance != nil {
-		r.d = fitUnsigned(topScale, r.scale[:groups], scale[:groups], sumw[:groups])
-		r.dmin = fitUnsigned(topScale, r.min[:groups], minimum[:groups], sumw[:groups])
-	} else {
-		r.d = roundScales(topScale, r.scale[:groups], scale[:groups])
-		r.dmin = roundScales(topScale, r.min[:groups], minimum[:groups])
-	}
-	return r
 }
 
-// roundScales sets levels to x in units of 1/top of the largest x, which it
-// returns. A negative x gives a level that wraps around, as in ggml.
+// KSigma2 returns what is added to squares before importance is applied: the
+// mean square of the super-block, for most types twice that.
+func KSigma2(t Type, sumSquares float32) float32 {
+	if t == Q2_K {
+		return sumSquares / superLen
+	}
+	return 2 * sumSquares / superLen
+}
+
+// Round is the second step: it rounds scales and minima to multiples of D and
+// DMin. With importance those are searched, without they follow from the
+// largest.
+func (f *KFit) Round(t Type, weighted bool) {
+	form := kForms[t]
+	n := superLen / form.group
+	switch {
+	case t == Q6_K:
+		f.roundQ6()
+	case t == Q3_K && weighted:
+		var inv float32
+		f.D, inv = fitSigned(32, f.Scale[:], f.SumW[:])
+		signedLevels(32, f.LScale[:], f.Scale[:], inv)
+	case t == Q3_K:
+		f.roundQ3()
+	case weighted:
+		f.D = fitUnsigned(form.scaleTop, f.LScale[:n], f.Scale[:n], f.SumW[:n])
+		f.DMin = fitUnsigned(form.scaleTop, f.LMin[:n], f.NegMin[:n], f.SumW[:n])
+	default:
+		f.D = roundScales(form.scaleTop, f.LScale[:n], f.Scale[:n])
+		f.DMin = roundScales(form.scaleTop, f.LMin[:n], f.NegMin[:n])
+	}
+	if t == Q5_K || (t == Q4_K && !weighted) {
+		for j := range n {
+			f.LScale[j], f.LMin[j] = min(63, f.LScale[j]), min(63, f.LMin[j])
+		}
+	}
+}
+
+// roundScales sets levels to x in units of 1/top of the largest x, and returns
+// that unit. A negative x gives a level that wraps around, as in ggml.
 func roundScales(top int, levels []uint8, x []float32) float32 {
 	var largest float32
 	for _, v := range x {
@@ -85,24 +175,110 @@ func roundScales(top int, levels []uint8, x []float32) float32 {
 	return largest / float32(top)
 }
 
-// requantizeAffine sets the levels of one group again, for the scale and
-// minimum as they are stored. A group whose scale came out 0 keeps its levels.
-func requantizeAffine(levels []uint8, x []float32, top int, scale, minimum float32) {
-	if scale == 0 {
-		return
-	}
-	for i, v := range x {
-		levels[i] = uint8(max(0, min(top, nearestInt((v+minimum)/scale))))
+func (f *KFit) roundQ3() {
+	clear(f.LScale[:])
+	f.D = 0
+	if largest, _ := extreme(f.Scale[:]); largest != 0 {
+		inv := -32 / largest
+		for j, v := range f.Scale {
+			// Only 8 bits of the rounded number count.
+			f.LScale[j] = uint8(max(-32, min(31, int8(nearestInt(inv*v)))) + 32)
+		}
+		f.D = 1 / inv
 	}
 }
 
-// requantizeSigned is the same for levels in [-half, half), stored as l+half.
-func requantizeSigned(levels []uint8, x []float32, half int, scale float32) {
-	if scale == 0 {
-		return
+// roundQ6 stores scales as they are in the block: 8 bits and a sign.
+func (f *KFit) roundQ6() {
+	clear(f.LScale[:])
+	f.D = 0
+	if largest, magnitude := extreme(f.Scale[:]); magnitude >= tooSmall {
+		inv := -128 / largest
+		for j, v := range f.Scale {
+			f.LScale[j] = uint8(int8(min(127, nearestInt(inv*v))))
+		}
+		f.D = 1 / inv
 	}
-	for i, v := range x {
-		levels[i] = uint8(half + signedLevel(half, v/scale))
+}
+
+// KLevels sets the levels of the groups of a super-block, for scales and minima
+// as they are stored: (x+minimum)/scale, rounded and limited to [0, top]; or
+// x/scale limited to [-half, half), plus half. What it does where a scale is 0
+// does not matter.
+type KLevels struct {
+	Affine func(levels *[superLen]uint8, x []float32, top int, scale, minimum []float32)
+	Signed func(levels *[superLen]uint8, x []float32, half int, scale []float32)
+}
+
+// PlainKLevels are the plain forms.
+var PlainKLevels = KLevels{
+	Affine: func(levels *[superLen]uint8, x []float32, top int, scale, minimum []float32) {
+		group := superLen / len(scale)
+		for i, v := range x {
+			j := i / group
+			levels[i] = uint8(max(0, min(top, nearestInt((v+minimum[j])/scale[j]))))
+		}
+	},
+	Signed: func(levels *[superLen]uint8, x []float32, half int, scale []float32) {
+		for i, v := range x {
+			levels[i] = uint8(half + signedLevel(half, v/scale[i/16]))
+		}
+	},
+}
+
+// Put is the last step: it sets the levels and stores the block. A group whose
+// scale is stored as 0 has the levels that the search found.
+func (f *KFit) Put(t Type, dst []byte, x []float32, kernel *KLevels) {
+	switch t {
+	case Q2_K:
+		f.putQ2(dst, x, kernel)
+	case Q3_K:
+		f.putQ3(dst, x, kernel)
+	case Q6_K:
+		f.putQ6(dst, x, kernel)
+	default:
+		f.putQ45(t, dst, x, kernel)
+	}
+}
+
+func (f *KFit) setAffine(form *kForm, x []float32, kernel *KLevels, scale, minimum []float32) {
+	kernel.Affine(&f.Levels, x, form.top, scale, minimum)
+	for j, d := range scale {
+		if d == 0 {
+			g := form.group * j
+			affineLevels(form.top, f.Levels[g:], x[g:][:form.group], f.Inv[j], f.Base[j])
+		}
+	}
+}
+
+// setSigned also serves Q3_K without importance, whose levels come from the
+// search; they have no inverse.
+func (f *KFit) setSigned(form *kForm, x []float32, kernel *KLevels, scale []float32) {
+	found := f.Levels
+	kernel.Signed(&f.Levels, x, form.half, scale)
+	for j, d := range scale {
+		switch levels := f.Levels[16*j:][:16]; {
+		case d != 0:
+		case f.Inv[j] == 0:
+			copy(levels, found[16*j:])
+		default:
+			signedLevels(form.half, levels, x[16*j:][:16], f.Inv[j])
+		}
+	}
+}
+
+func encodeK(t Type) func(dst []byte, row, importance []float32) {
+	return func(dst []byte, row, importance []float32) {
+		size := kForms[t].size
+		for ; len(row) > 0; row, dst = row[superLen:], dst[size:] {
+			var f KFit
+			f.Search(t, row[:superLen], importance)
+			f.Round(t, importance != nil)
+			f.Put(t, dst[:size], row[:superLen], &PlainKLevels)
+			if importance != nil {
+				importance = importance[superLen:]
+			}
+		}
 	}
 }
 
@@ -128,32 +304,18 @@ func decodeQ2_K(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ2_K(dst []byte, row, importance []float32) {
-	search := affineSearch{top: 3, first: -0.5, step: 0.1, steps: 15, absolute: true}
-	if importance != nil {
-		search = importanceSearch(3)
+func (f *KFit) putQ2(dst []byte, x []float32, kernel *KLevels) {
+	putHalf(dst[80:], f.D)
+	putHalf(dst[82:], f.DMin)
+	d, dmin := halfToFloat(dst[80:]), halfToFloat(dst[82:])
+	var scale, minimum [16]float32
+	for j := range 16 {
+		dst[j] = f.LScale[j] | f.LMin[j]<<4
+		scale[j], minimum[j] = d*float32(dst[j]&15), dmin*float32(dst[j]>>4)
 	}
-	var levels [superLen]uint8
-	for ; len(row) > 0; row, dst = row[superLen:], dst[84:] {
-		x := row[:superLen]
-		var sigma2 float32
-		if importance != nil {
-			sigma2 = sumSquares(x) / superLen
-		}
-		k := affineK(&levels, x, importance, 16, 15, search, sigma2)
-		putHalf(dst[80:], k.d)
-		putHalf(dst[82:], k.dmin)
-		d, dmin := halfToFloat(dst[80:]), halfToFloat(dst[82:])
-		for j := range 16 {
-			dst[j] = k.scale[j] | k.min[j]<<4
-			requantizeAffine(levels[16*j:], x[16*j:][:16], 3, d*float32(dst[j]&15), dmin*float32(dst[j]>>4))
-		}
-		putPlanes(dst[16:], levels[:128], 2)
-		putPlanes(dst[48:], levels[128:], 2)
-		if importance != nil {
-			importance = importance[superLen:]
-		}
-	}
+	f.setAffine(kForms[Q2_K], x, kernel, scale[:], minimum[:])
+	putPlanes(dst[16:], f.Levels[:128], 2)
+	putPlanes(dst[48:], f.Levels[128:], 2)
 }
 
 // Q3_K, 110 bytes:
@@ -196,53 +358,26 @@ func putScalesQ3(packed []byte, scales *[16]uint8) {
 	}
 }
 
-func encodeQ3_K(dst []byte, row, importance []float32) {
-	var (
-		levels      [superLen]uint8
-		scale, sumw [16]float32
-		ls          [16]uint8
-		weight      [16]float32
-	)
-	for ; len(row) > 0; row, dst = row[superLen:], dst[110:] {
-		x := row[:superLen]
-		var d float32
-		if importance != nil {
-			sigma2 := 2 * sumSquares(x) / superLen
-			for j := range 16 {
-				xg := x[16*j:][:16]
-				sumw[j] = scaleImportance(weight[:], importance[16*j:], xg, sigma2)
-				scale[j] = fitSigned(4, levels[16*j:], xg, weight[:])
-			}
-			d = fitSigned(32, ls[:], scale[:], sumw[:])
-			importance = importance[superLen:]
-		} else {
-			for j := range 16 {
-				scale[j] = fitSignedGreedy(4, levels[16*j:], x[16*j:][:16])
-			}
-			clear(ls[:])
-			if largest, _ := extreme(scale[:]); largest != 0 {
-				inv := -32 / largest
-				for j, v := range scale {
-					// Only 8 bits of the rounded number count.
-					ls[j] = uint8(max(-32, min(31, int8(nearestInt(inv*v)))) + 32)
-				}
-				d = 1 / inv
-			}
-		}
-		putScalesQ3(dst[96:], &ls)
-		putHalf(dst[108:], d)
-		d = halfToFloat(dst[108:])
-		for j := range 16 {
-			requantizeSigned(levels[16*j:], x[16*j:][:16], 4, d*float32(scaleQ3(dst[96:], j)))
-		}
-		var high [superLen]uint8
-		for i, l := range levels {
-			levels[i], high[i] = l&3, l>>2
-		}
-		putPlanes(dst, high[:], 1)
-		putPlanes(dst[32:], levels[:128], 2)
-		putPlanes(dst[64:], levels[128:], 2)
+func (f *KFit) putQ3(dst []byte, x []float32, kernel *KLevels) {
+	putScalesQ3(dst[96:], &f.LScale)
+	putHalf(dst[108:], f.D)
+	d := halfToFloat(dst[108:])
+	var scale [16]float32
+	for j := range scale {
+		scale[j] = d * float32(scaleQ3(dst[96:], j))
 	}
+	f.setSigned(kForms[Q3_K], x, kernel, scale[:])
+	putPlanes(dst[32:], f.Levels[:128], 2)
+	putPlanes(dst[64:], f.Levels[128:], 2)
+	putPlanes(dst, shiftDown(&f.Levels, 2), 1)
+}
+
+// shiftDown shifts all levels down and returns them.
+func shiftDown(levels *[superLen]uint8, bits int) []uint8 {
+	for i := range levels {
+		levels[i] >>= bits
+	}
+	return levels[:]
 }
 
 // scaleMinK unpacks the scale and minimum of group j of Q4_K and Q5_K, 6 bits
@@ -257,34 +392,32 @@ func scaleMinK(packed []byte, j int) (scale, minimum uint8) {
 }
 
 // putScalesMinsK packs eight scales and minima.
-func putScalesMinsK(packed []byte, k *scalesK) {
+func (f *KFit) putScalesMinsK(packed []byte) {
 	for j := range 4 {
-		packed[j] = k.scale[j] | k.scale[j+4]>>4<<6
-		packed[j+4] = k.min[j] | k.min[j+4]>>4<<6
-		packed[j+8] = k.scale[j+4]&15 | k.min[j+4]<<4
+		packed[j] = f.LScale[j] | f.LScale[j+4]>>4<<6
+		packed[j+4] = f.LMin[j] | f.LMin[j+4]>>4<<6
+		packed[j+8] = f.LScale[j+4]&15 | f.LMin[j+4]<<4
 	}
 }
 
-// encodeScalesK does what Q4_K and Q5_K have in common: the 16 bytes of scales
-// and the levels of one super-block.
-func encodeScalesK(dst []byte, levels *[superLen]uint8, x, importance []float32, search affineSearch) {
-	var sigma2 float32
-	if importance != nil {
-		sigma2 = 2 * sumSquares(x) / superLen
-	}
-	k := affineK(levels, x, importance, 32, 63, search, sigma2)
-	for j := range 8 {
-		if importance == nil || search.top == 31 {
-			k.scale[j], k.min[j] = min(63, k.scale[j]), min(63, k.min[j])
-		}
-	}
-	putHalf(dst, k.d)
-	putHalf(dst[2:], k.dmin)
-	putScalesMinsK(dst[4:], &k)
+// putQ45 stores a block of Q4_K or Q5_K.
+func (f *KFit) putQ45(t Type, dst []byte, x []float32, kernel *KLevels) {
+	putHalf(dst, f.D)
+	putHalf(dst[2:], f.DMin)
+	f.putScalesMinsK(dst[4:])
 	d, dmin := halfToFloat(dst), halfToFloat(dst[2:])
+	var scale, minimum [8]float32
 	for j := range 8 {
-		scale, minimum := scaleMinK(dst[4:], j)
-		requantizeAffine(levels[32*j:], x[32*j:][:32], search.top, d*float32(scale), dmin*float32(minimum))
+		sc, m := scaleMinK(dst[4:], j)
+		scale[j], minimum[j] = d*float32(sc), dmin*float32(m)
+	}
+	f.setAffine(kForms[t], x, kernel, scale[:], minimum[:])
+	low := dst[len(dst)-superLen/2:]
+	for j := range 4 {
+		putPlanes(low[32*j:], f.Levels[64*j:][:64], 4)
+	}
+	if t == Q5_K {
+		putPlanes(dst[16:], shiftDown(&f.Levels, 4), 1)
 	}
 }
 
@@ -310,23 +443,6 @@ func decodeQ4_K(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ4_K(dst []byte, row, importance []float32) {
-	search := affineSearch{top: 15, first: -1, step: 0.1, steps: 20}
-	if importance != nil {
-		search = importanceSearch(15)
-	}
-	var levels [superLen]uint8
-	for ; len(row) > 0; row, dst = row[superLen:], dst[144:] {
-		encodeScalesK(dst, &levels, row[:superLen], importance, search)
-		for j := range 4 {
-			putPlanes(dst[16+32*j:], levels[64*j:][:64], 4)
-		}
-		if importance != nil {
-			importance = importance[superLen:]
-		}
-	}
-}
-
 // Q5_K, 176 bytes:
 //
 //	 0  d, half precision
@@ -347,27 +463,6 @@ func decodeQ5_K(dst []float32, src []byte) {
 				level := q[i]>>shift&15 | hi[i]>>j&1<<4
 				dst[32*j+i] = float32(scale*float32(level)) - minimum
 			}
-		}
-	}
-}
-
-func encodeQ5_K(dst []byte, row, importance []float32) {
-	search := affineSearch{top: 31, first: -0.5, step: 0.1, steps: 15}
-	if importance != nil {
-		search = importanceSearch(31)
-	}
-	var levels, high [superLen]uint8
-	for ; len(row) > 0; row, dst = row[superLen:], dst[176:] {
-		encodeScalesK(dst, &levels, row[:superLen], importance, search)
-		for i, l := range levels {
-			levels[i], high[i] = l&15, l>>4
-		}
-		putPlanes(dst[16:], high[:], 1)
-		for j := range 4 {
-			putPlanes(dst[48+32*j:], levels[64*j:][:64], 4)
-		}
-		if importance != nil {
-			importance = importance[superLen:]
 		}
 	}
 }
@@ -397,51 +492,29 @@ func decodeQ6_K(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ6_K(dst []byte, row, importance []float32) {
-	var (
-		levels  [superLen]uint8
-		scale   [16]float32
-		squares [16]float32
-	)
-	for ; len(row) > 0; row, dst = row[superLen:], dst[210:] {
-		x := row[:superLen]
-		for j := range 16 {
-			xg := x[16*j:][:16]
-			weight := squares[:]
-			if importance != nil {
-				weight = importance[16*j:][:16]
-			} else {
-				for i, v := range xg {
-					squares[i] = v * v
-				}
-			}
-			scale[j] = fitSigned(32, levels[16*j:], xg, weight)
-		}
-		if importance != nil {
-			importance = importance[superLen:]
-		}
-		largest, magnitude := extreme(scale[:])
-		if magnitude < tooSmall {
-			clear(dst[:210])
-			continue
-		}
-		inv := -128 / largest
-		putHalf(dst[208:], 1/inv)
-		d := halfToFloat(dst[208:])
-		for j, v := range scale {
-			l := int8(min(127, nearestInt(inv*v)))
-			dst[192+j] = byte(l)
-			requantizeSigned(levels[16*j:], x[16*j:][:16], 32, d*float32(l))
-		}
-		for half := range 2 {
-			for i := range 64 {
-				q := levels[128*half+i:]
-				dst[64*half+i] = q[0]&15 | q[64]&15<<4
-			}
-			for i, l := range levels[128*half:][:128] {
-				levels[128*half+i] = l >> 4
-			}
-			putPlanes(dst[128+32*half:], levels[128*half:][:128], 2)
+func (f *KFit) putQ6(dst []byte, x []float32, kernel *KLevels) {
+	if f.D == 0 {
+		clear(dst)
+		return
+	}
+	putHalf(dst[208:], f.D)
+	d := halfToFloat(dst[208:])
+	var scale [16]float32
+	for j, l := range f.LScale {
+		dst[192+j] = l
+		scale[j] = d * float32(int8(l))
+	}
+	f.setSigned(kForms[Q6_K], x, kernel, scale[:])
+	for half := range 2 {
+		// Elements 64 apart share a byte, so that a plane is twice as wide.
+		for i := range 2 {
+			var pair [64]uint8
+			copy(pair[:32], f.Levels[128*half+32*i:])
+			copy(pair[32:], f.Levels[128*half+32*i+64:])
+			putPlanes(dst[64*half+32*i:], pair[:], 4)
 		}
 	}
+	high := shiftDown(&f.Levels, 4)
+	putPlanes(dst[128:], high[:128], 2)
+	putPlanes(dst[160:], high[128:], 2)
 }

@@ -105,7 +105,8 @@ func encodeSymmetric(row, importance []float32, half int, put func(d float32, le
 	for ; len(row) > 0; row, importance = row[len0:], importance[len0:] {
 		x := row[:len0]
 		scaleImportance(weight[:], importance, x, sigma2)
-		d := fitSigned(half, levels[:], x, weight[:])
+		d, inv := fitSigned(half, x, weight[:])
+		signedLevels(half, levels[:], x, inv)
 		put(d, &levels)
 	}
 }
@@ -148,12 +149,14 @@ func encodeAffine(row, importance []float32, top int, put func(d, m float32, lev
 		return
 	}
 	var weight [len0]float32
+	trials := importanceTrials(top)
 	sigma2 := sumSquares(row) / float32(len(row))
 	for ; len(row) > 0; row, importance = row[len0:], importance[len0:] {
 		x := row[:len0]
 		scaleImportance(weight[:], importance, x, sigma2)
-		d, negMin := fitAffine(importanceSearch(top), levels[:], x, weight[:])
-		put(d, -negMin, &levels)
+		fit := fitAffine(trials, x, weight[:])
+		affineLevels(top, levels[:], x, fit.inv, fit.base)
+		put(fit.scale, -fit.negMin, &levels)
 	}
 }
 

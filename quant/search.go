@@ -7,18 +7,31 @@ package quant
 // tooSmall is the magnitude below which a group counts as all zero.
 const tooSmall = 1e-15
 
-// fitSigned finds a scale and levels l in [-half, half) so that l*scale
-// represents x with little weighted squared error: it tries the scale that
-// gives the largest element the level -half, and 18 others around it
-// (make_qx_quants). It stores l+half, except for a group of zeros, whose levels
-// are 0, and returns the scale.
-func fitSigned(half int, levels []uint8, x, weight []float32) float32 {
+// SignedTrials returns what fitSigned tries besides -half, divided by the
+// element of largest magnitude, as the inverse of the scale.
+func SignedTrials(half int) []float32 {
+	var trials []float32
+	for step := -9; step <= 9; step++ {
+		if step != 0 {
+			trials = append(trials, -(float32(half) + float32(float32(0.1)*float32(step))))
+		}
+	}
+	return trials
+}
+
+var signedTrials = map[int][]float32{4: SignedTrials(4), 8: SignedTrials(8), 16: SignedTrials(16), 32: SignedTrials(32)}
+
+// fitSigned finds a scale such that levels l in [-half, half) times scale
+// represent x with little weighted squared error: it tries the scale that gives
+// the largest element the level -half, and 18 others around it
+// (make_qx_quants). The levels are x times inv, rounded; scale and inv are 0 for a group
+// of zeros.
+func fitSigned(half int, x, weight []float32) (scale, inv float32) {
 	largest, magnitude := extreme(x)
 	if magnitude < tooSmall {
-		clear(levels[:len(x)])
-		return 0
+		return 0, 0
 	}
-	try := func(inv float32) (sumlx, suml2 float32) {
+	sums := func(inv float32) (sumlx, suml2 float32) {
 		for i, v := range x {
 			l := float32(signedLevel(half, inv*v))
 			sumlx += float32(float32(weight[i]*v) * l)
@@ -26,29 +39,34 @@ func fitSigned(half int, levels []uint8, x, weight []float32) float32 {
 		}
 		return sumlx, suml2
 	}
-	bestInv := float32(-half) / largest
-	sumlx, suml2 := try(bestInv)
-	var scale float32
+	inv = float32(-half) / largest
+	sumlx, suml2 := sums(inv)
 	if suml2 != 0 {
 		scale = sumlx / suml2
 	}
 	best := scale * sumlx
-	for step := -9; step <= 9; step++ {
-		if step == 0 {
-			continue
-		}
-		inv := -(float32(half) + float32(0.1*float32(step))) / largest
-		sumlx, suml2 := try(inv)
+	for _, num := range signedTrials[half] {
+		trial := num / largest
+		sumlx, suml2 := sums(trial)
 		if suml2 > 0 && float32(sumlx*sumlx) > float32(best*suml2) {
-			bestInv = inv
+			inv = trial
 			scale = sumlx / suml2
 			best = scale * sumlx
 		}
 	}
-	for i, v := range x {
-		levels[i] = uint8(half + signedLevel(half, bestInv*v))
+	return scale, inv
+}
+
+// signedLevels stores the levels that fitSigned found, plus half; those of a
+// group of zeros are 0.
+func signedLevels(half int, levels []uint8, x []float32, inv float32) {
+	if _, magnitude := extreme(x); magnitude < tooSmall {
+		clear(levels[:len(x)])
+		return
 	}
-	return scale
+	for i, v := range x {
+		levels[i] = uint8(half + signedLevel(half, inv*v))
+	}
 }
 
 // signedLevel rounds v to a level in [-half, half).
@@ -108,27 +126,35 @@ func fitSignedGreedy(half int, levels []uint8, x []float32) float32 {
 	return 0
 }
 
-// affineSearch says what fitAffine tries.
-type affineSearch struct {
-	top      int     // highest level
-	first    float32 // the inverse scales tried are (top+first)/range,
-	step     float32 // then step more, and so on,
-	steps    int     // steps times
-	absolute bool    // compare absolute errors, not squares
+// AffineTrials says what fitAffine tries.
+type AffineTrials struct {
+	Top        float32   // the highest level
+	Numerators []float32 // divided by the range, the inverse scales
+	Absolute   bool      // errors are absolute, not squares
 }
 
-// importanceSearch is what all types do that have an importance matrix.
-func importanceSearch(top int) affineSearch {
-	return affineSearch{top: top, first: -0.9, step: 0.05, steps: 36}
+// affineTrials lists top+first, top+first+step ...
+func affineTrials(top int, first, step float32, steps int) AffineTrials {
+	t := AffineTrials{Top: float32(top)}
+	for i := range steps + 1 {
+		t.Numerators = append(t.Numerators, first+float32(step*float32(i))+t.Top)
+	}
+	return t
 }
 
-// fitAffine finds a scale, a minimum not above 0 and levels l in [0, s.top] so
-// that l*scale + minimum represents x with little weighted error: for several
-// inverse scales it rounds, then solves for the best scale and minimum of those
-// levels (make_qkx2_quants, make_qkx3_quants). An improved minimum is where the
-// next trials start from. It stores the levels and returns the scale and the
-// minimum's negative. Groups have at most 32 elements.
-func fitAffine(s affineSearch, levels []uint8, x, weight []float32) (scale, negMin float32) {
+// importanceTrials is what all types try that have an importance matrix.
+func importanceTrials(top int) AffineTrials { return affineTrials(top, -0.9, 0.05, 36) }
+
+// affineFit is what fitAffine finds: levels are x-base times inv, rounded, and
+// scale times the level less negMin is near x.
+type affineFit struct{ scale, negMin, inv, base float32 }
+
+// fitAffine finds a scale, a minimum not above 0 and levels in [0, t.Top] that
+// represent x with little weighted error: for several inverse scales it
+// rounds, then solves for the best scale and minimum of those levels
+// (make_qkx2_quants, make_qkx3_quants). An improved minimum is the base of the
+// trials that follow.
+func fitAffine(t AffineTrials, x, weight []float32) affineFit {
 	minimum, highest := x[0], x[0]
 	sumw := weight[0]
 	sumx := sumw * x[0]
@@ -142,23 +168,24 @@ func fitAffine(s affineSearch, levels []uint8, x, weight []float32) (scale, negM
 		sumw += weight[i]
 		sumx += float32(weight[i] * x[i])
 	}
-	levels = levels[:len(x)]
 	if minimum > 0 {
 		minimum = 0
 	}
 	if highest <= minimum {
-		clear(levels)
-		return 0, -minimum
+		return affineFit{negMin: -minimum, base: minimum}
 	}
-	round := func(levels []uint8, inv float32) {
+	top := int(t.Top)
+	var space [32]float32
+	levels := space[:len(x)]
+	round := func(inv float32) {
 		for i, v := range x {
-			levels[i] = uint8(max(0, min(s.top, nearestInt(inv*(v-minimum)))))
+			levels[i] = float32(affineLevel(top, inv, v-minimum))
 		}
 	}
-	misfit := func(levels []uint8, scale, minimum float32) (sum float32) {
+	misfit := func(scale, minimum float32) (sum float32) {
 		for i, v := range x {
-			diff := float32(scale*float32(levels[i])) + minimum - v
-			if s.absolute {
+			diff := float32(scale*levels[i]) + minimum - v
+			if t.Absolute {
 				diff = abs32(diff)
 			} else {
 				diff *= diff
@@ -168,21 +195,18 @@ func fitAffine(s affineSearch, levels []uint8, x, weight []float32) (scale, negM
 		return sum
 	}
 
-	inv := float32(s.top) / (highest - minimum)
-	scale = 1 / inv
-	round(levels, inv)
-	least := misfit(levels, scale, minimum)
-	var space [32]uint8
-	trial := space[:len(x)]
-	for step := range s.steps + 1 {
-		inv := (s.first + float32(s.step*float32(step)) + float32(s.top)) / (highest - minimum)
-		round(trial, inv)
+	inv := t.Top / (highest - minimum)
+	fit := affineFit{scale: 1 / inv, inv: inv, base: minimum}
+	round(inv)
+	least := misfit(fit.scale, minimum)
+	for _, num := range t.Numerators {
+		inv := num / (highest - minimum)
+		round(inv)
 		var suml, suml2, sumxl float32
 		for i, v := range x {
-			l := float32(trial[i])
-			wl := float32(weight[i] * l)
+			wl := float32(weight[i] * levels[i])
 			suml += wl
-			suml2 += float32(wl * l)
+			suml2 += float32(wl * levels[i])
 			sumxl += float32(wl * v)
 		}
 		det := float32(sumw*suml2) - float32(suml*suml)
@@ -195,12 +219,23 @@ func fitAffine(s affineSearch, levels []uint8, x, weight []float32) (scale, negM
 			trialMin = 0
 			trialScale = sumxl / suml2
 		}
-		if sum := misfit(trial, trialScale, trialMin); sum < least {
-			copy(levels, trial)
-			least, scale, minimum = sum, trialScale, trialMin
+		if sum := misfit(trialScale, trialMin); sum < least {
+			least = sum
+			fit.scale, fit.inv, fit.base = trialScale, inv, minimum
+			minimum = trialMin
 		}
 	}
-	return scale, -minimum
+	fit.negMin = -minimum
+	return fit
+}
+
+func affineLevel(top int, inv, v float32) int { return max(0, min(top, nearestInt(inv*v))) }
+
+// affineLevels stores the levels that fitAffine found.
+func affineLevels(top int, levels []uint8, x []float32, inv, base float32) {
+	for i, v := range x {
+		levels[i] = uint8(affineLevel(top, inv, v-base))
+	}
 }
 
 // fitUnsigned finds a scale and levels l in [0, top] so that l*scale represents
