@@ -35,6 +35,11 @@ func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
 		(importance != nil && len(importance) != len(row)) {
 		return false
 	}
+	switch t {
+	case quant.Q2_K, quant.Q3_K, quant.Q4_K, quant.Q5_K, quant.Q6_K:
+		encodeK(t, dst, row, importance)
+		return true
+	}
 	blocks := len(row) / t.BlockLen()
 	if importance == nil || t == quant.Q8_0 {
 		switch t {

@@ -12,7 +12,15 @@ DATA halfExponent<>+16(SB)/4, $0x7c007c00
 DATA halfExponent<>+20(SB)/4, $0x7c007c00
 DATA halfExponent<>+24(SB)/4, $0x7c007c00
 DATA halfExponent<>+28(SB)/4, $0x7c007c00
-GLOBL halfExponent<>(SB), RODATA|NOPTR, $32
+DATA halfExponent<>+32(SB)/4, $0x7c007c00
+DATA halfExponent<>+36(SB)/4, $0x7c007c00
+DATA halfExponent<>+40(SB)/4, $0x7c007c00
+DATA halfExponent<>+44(SB)/4, $0x7c007c00
+DATA halfExponent<>+48(SB)/4, $0x7c007c00
+DATA halfExponent<>+52(SB)/4, $0x7c007c00
+DATA halfExponent<>+56(SB)/4, $0x7c007c00
+DATA halfExponent<>+60(SB)/4, $0x7c007c00
+GLOBL halfExponent<>(SB), RODATA|NOPTR, $64
 
 DATA floatExponent<>+0(SB)/4, $0x7f800000
 DATA floatExponent<>+4(SB)/4, $0x7f800000
@@ -22,7 +30,15 @@ DATA floatExponent<>+16(SB)/4, $0x7f800000
 DATA floatExponent<>+20(SB)/4, $0x7f800000
 DATA floatExponent<>+24(SB)/4, $0x7f800000
 DATA floatExponent<>+28(SB)/4, $0x7f800000
-GLOBL floatExponent<>(SB), RODATA|NOPTR, $32
+DATA floatExponent<>+32(SB)/4, $0x7f800000
+DATA floatExponent<>+36(SB)/4, $0x7f800000
+DATA floatExponent<>+40(SB)/4, $0x7f800000
+DATA floatExponent<>+44(SB)/4, $0x7f800000
+DATA floatExponent<>+48(SB)/4, $0x7f800000
+DATA floatExponent<>+52(SB)/4, $0x7f800000
+DATA floatExponent<>+56(SB)/4, $0x7f800000
+DATA floatExponent<>+60(SB)/4, $0x7f800000
+GLOBL floatExponent<>(SB), RODATA|NOPTR, $64
 
 DATA bfloatHalf<>+0(SB)/4, $0x00007fff
 DATA bfloatHalf<>+4(SB)/4, $0x00007fff
@@ -32,7 +48,15 @@ DATA bfloatHalf<>+16(SB)/4, $0x00007fff
 DATA bfloatHalf<>+20(SB)/4, $0x00007fff
 DATA bfloatHalf<>+24(SB)/4, $0x00007fff
 DATA bfloatHalf<>+28(SB)/4, $0x00007fff
-GLOBL bfloatHalf<>(SB), RODATA|NOPTR, $32
+DATA bfloatHalf<>+32(SB)/4, $0x00007fff
+DATA bfloatHalf<>+36(SB)/4, $0x00007fff
+DATA bfloatHalf<>+40(SB)/4, $0x00007fff
+DATA bfloatHalf<>+44(SB)/4, $0x00007fff
+DATA bfloatHalf<>+48(SB)/4, $0x00007fff
+DATA bfloatHalf<>+52(SB)/4, $0x00007fff
+DATA bfloatHalf<>+56(SB)/4, $0x00007fff
+DATA bfloatHalf<>+60(SB)/4, $0x00007fff
+GLOBL bfloatHalf<>(SB), RODATA|NOPTR, $64
 
 DATA one32<>+0(SB)/4, $0x00000001
 DATA one32<>+4(SB)/4, $0x00000001
@@ -42,7 +66,15 @@ DATA one32<>+16(SB)/4, $0x00000001
 DATA one32<>+20(SB)/4, $0x00000001
 DATA one32<>+24(SB)/4, $0x00000001
 DATA one32<>+28(SB)/4, $0x00000001
-GLOBL one32<>(SB), RODATA|NOPTR, $32
+DATA one32<>+32(SB)/4, $0x00000001
+DATA one32<>+36(SB)/4, $0x00000001
+DATA one32<>+40(SB)/4, $0x00000001
+DATA one32<>+44(SB)/4, $0x00000001
+DATA one32<>+48(SB)/4, $0x00000001
+DATA one32<>+52(SB)/4, $0x00000001
+DATA one32<>+56(SB)/4, $0x00000001
+DATA one32<>+60(SB)/4, $0x00000001
+GLOBL one32<>(SB), RODATA|NOPTR, $64
 
 // func f16ToF32AVX2(dst *byte, src *byte, n int)
 // Requires: AVX, AVX2, F16C
@@ -274,7 +306,15 @@ DATA absMask<>+16(SB)/4, $0x7fffffff
 DATA absMask<>+20(SB)/4, $0x7fffffff
 DATA absMask<>+24(SB)/4, $0x7fffffff
 DATA absMask<>+28(SB)/4, $0x7fffffff
-GLOBL absMask<>(SB), RODATA|NOPTR, $32
+DATA absMask<>+32(SB)/4, $0x7fffffff
+DATA absMask<>+36(SB)/4, $0x7fffffff
+DATA absMask<>+40(SB)/4, $0x7fffffff
+DATA absMask<>+44(SB)/4, $0x7fffffff
+DATA absMask<>+48(SB)/4, $0x7fffffff
+DATA absMask<>+52(SB)/4, $0x7fffffff
+DATA absMask<>+56(SB)/4, $0x7fffffff
+DATA absMask<>+60(SB)/4, $0x7fffffff
+GLOBL absMask<>(SB), RODATA|NOPTR, $64
 
 DATA signMask<>+0(SB)/4, $0x80000000
 DATA signMask<>+4(SB)/4, $0x80000000
@@ -284,7 +324,15 @@ DATA signMask<>+16(SB)/4, $0x80000000
 DATA signMask<>+20(SB)/4, $0x80000000
 DATA signMask<>+24(SB)/4, $0x80000000
 DATA signMask<>+28(SB)/4, $0x80000000
-GLOBL signMask<>(SB), RODATA|NOPTR, $32
+DATA signMask<>+32(SB)/4, $0x80000000
+DATA signMask<>+36(SB)/4, $0x80000000
+DATA signMask<>+40(SB)/4, $0x80000000
+DATA signMask<>+44(SB)/4, $0x80000000
+DATA signMask<>+48(SB)/4, $0x80000000
+DATA signMask<>+52(SB)/4, $0x80000000
+DATA signMask<>+56(SB)/4, $0x80000000
+DATA signMask<>+60(SB)/4, $0x80000000
+GLOBL signMask<>(SB), RODATA|NOPTR, $64
 
 DATA lowByte<>+0(SB)/4, $0x000000ff
 DATA lowByte<>+4(SB)/4, $0x000000ff
@@ -294,7 +342,15 @@ DATA lowByte<>+16(SB)/4, $0x000000ff
 DATA lowByte<>+20(SB)/4, $0x000000ff
 DATA lowByte<>+24(SB)/4, $0x000000ff
 DATA lowByte<>+28(SB)/4, $0x000000ff
-GLOBL lowByte<>(SB), RODATA|NOPTR, $32
+DATA lowByte<>+32(SB)/4, $0x000000ff
+DATA lowByte<>+36(SB)/4, $0x000000ff
+DATA lowByte<>+40(SB)/4, $0x000000ff
+DATA lowByte<>+44(SB)/4, $0x000000ff
+DATA lowByte<>+48(SB)/4, $0x000000ff
+DATA lowByte<>+52(SB)/4, $0x000000ff
+DATA lowByte<>+56(SB)/4, $0x000000ff
+DATA lowByte<>+60(SB)/4, $0x000000ff
+GLOBL lowByte<>(SB), RODATA|NOPTR, $64
 
 DATA lowNibbles<>+0(SB)/4, $0x0f0f0f0f
 DATA lowNibbles<>+4(SB)/4, $0x0f0f0f0f
@@ -304,7 +360,15 @@ DATA lowNibbles<>+16(SB)/4, $0x0f0f0f0f
 DATA lowNibbles<>+20(SB)/4, $0x0f0f0f0f
 DATA lowNibbles<>+24(SB)/4, $0x0f0f0f0f
 DATA lowNibbles<>+28(SB)/4, $0x0f0f0f0f
-GLOBL lowNibbles<>(SB), RODATA|NOPTR, $32
+DATA lowNibbles<>+32(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+36(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+40(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+44(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+48(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+52(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+56(SB)/4, $0x0f0f0f0f
+DATA lowNibbles<>+60(SB)/4, $0x0f0f0f0f
+GLOBL lowNibbles<>(SB), RODATA|NOPTR, $64
 
 DATA oneF<>+0(SB)/4, $0x3f800000
 DATA oneF<>+4(SB)/4, $0x3f800000
@@ -314,7 +378,15 @@ DATA oneF<>+16(SB)/4, $0x3f800000
 DATA oneF<>+20(SB)/4, $0x3f800000
 DATA oneF<>+24(SB)/4, $0x3f800000
 DATA oneF<>+28(SB)/4, $0x3f800000
-GLOBL oneF<>(SB), RODATA|NOPTR, $32
+DATA oneF<>+32(SB)/4, $0x3f800000
+DATA oneF<>+36(SB)/4, $0x3f800000
+DATA oneF<>+40(SB)/4, $0x3f800000
+DATA oneF<>+44(SB)/4, $0x3f800000
+DATA oneF<>+48(SB)/4, $0x3f800000
+DATA oneF<>+52(SB)/4, $0x3f800000
+DATA oneF<>+56(SB)/4, $0x3f800000
+DATA oneF<>+60(SB)/4, $0x3f800000
+GLOBL oneF<>(SB), RODATA|NOPTR, $64
 
 DATA halfF<>+0(SB)/4, $0x3f000000
 DATA halfF<>+4(SB)/4, $0x3f000000
@@ -324,7 +396,15 @@ DATA halfF<>+16(SB)/4, $0x3f000000
 DATA halfF<>+20(SB)/4, $0x3f000000
 DATA halfF<>+24(SB)/4, $0x3f000000
 DATA halfF<>+28(SB)/4, $0x3f000000
-GLOBL halfF<>(SB), RODATA|NOPTR, $32
+DATA halfF<>+32(SB)/4, $0x3f000000
+DATA halfF<>+36(SB)/4, $0x3f000000
+DATA halfF<>+40(SB)/4, $0x3f000000
+DATA halfF<>+44(SB)/4, $0x3f000000
+DATA halfF<>+48(SB)/4, $0x3f000000
+DATA halfF<>+52(SB)/4, $0x3f000000
+DATA halfF<>+56(SB)/4, $0x3f000000
+DATA halfF<>+60(SB)/4, $0x3f000000
+GLOBL halfF<>(SB), RODATA|NOPTR, $64
 
 DATA belowHalf<>+0(SB)/4, $0x3effffff
 DATA belowHalf<>+4(SB)/4, $0x3effffff
@@ -334,7 +414,15 @@ DATA belowHalf<>+16(SB)/4, $0x3effffff
 DATA belowHalf<>+20(SB)/4, $0x3effffff
 DATA belowHalf<>+24(SB)/4, $0x3effffff
 DATA belowHalf<>+28(SB)/4, $0x3effffff
-GLOBL belowHalf<>(SB), RODATA|NOPTR, $32
+DATA belowHalf<>+32(SB)/4, $0x3effffff
+DATA belowHalf<>+36(SB)/4, $0x3effffff
+DATA belowHalf<>+40(SB)/4, $0x3effffff
+DATA belowHalf<>+44(SB)/4, $0x3effffff
+DATA belowHalf<>+48(SB)/4, $0x3effffff
+DATA belowHalf<>+52(SB)/4, $0x3effffff
+DATA belowHalf<>+56(SB)/4, $0x3effffff
+DATA belowHalf<>+60(SB)/4, $0x3effffff
+GLOBL belowHalf<>(SB), RODATA|NOPTR, $64
 
 DATA packOrder<>+0(SB)/4, $0x00000000
 DATA packOrder<>+4(SB)/4, $0x00000004
@@ -430,7 +518,15 @@ DATA c127<>+16(SB)/4, $0x42fe0000
 DATA c127<>+20(SB)/4, $0x42fe0000
 DATA c127<>+24(SB)/4, $0x42fe0000
 DATA c127<>+28(SB)/4, $0x42fe0000
-GLOBL c127<>(SB), RODATA|NOPTR, $32
+DATA c127<>+32(SB)/4, $0x42fe0000
+DATA c127<>+36(SB)/4, $0x42fe0000
+DATA c127<>+40(SB)/4, $0x42fe0000
+DATA c127<>+44(SB)/4, $0x42fe0000
+DATA c127<>+48(SB)/4, $0x42fe0000
+DATA c127<>+52(SB)/4, $0x42fe0000
+DATA c127<>+56(SB)/4, $0x42fe0000
+DATA c127<>+60(SB)/4, $0x42fe0000
+GLOBL c127<>(SB), RODATA|NOPTR, $64
 
 DATA minusEighth<>+0(SB)/4, $0xbe000000
 DATA minusEighth<>+4(SB)/4, $0xbe000000
@@ -440,7 +536,15 @@ DATA minusEighth<>+16(SB)/4, $0xbe000000
 DATA minusEighth<>+20(SB)/4, $0xbe000000
 DATA minusEighth<>+24(SB)/4, $0xbe000000
 DATA minusEighth<>+28(SB)/4, $0xbe000000
-GLOBL minusEighth<>(SB), RODATA|NOPTR, $32
+DATA minusEighth<>+32(SB)/4, $0xbe000000
+DATA minusEighth<>+36(SB)/4, $0xbe000000
+DATA minusEighth<>+40(SB)/4, $0xbe000000
+DATA minusEighth<>+44(SB)/4, $0xbe000000
+DATA minusEighth<>+48(SB)/4, $0xbe000000
+DATA minusEighth<>+52(SB)/4, $0xbe000000
+DATA minusEighth<>+56(SB)/4, $0xbe000000
+DATA minusEighth<>+60(SB)/4, $0xbe000000
+GLOBL minusEighth<>(SB), RODATA|NOPTR, $64
 
 DATA c8_5<>+0(SB)/4, $0x41080000
 DATA c8_5<>+4(SB)/4, $0x41080000
@@ -450,7 +554,15 @@ DATA c8_5<>+16(SB)/4, $0x41080000
 DATA c8_5<>+20(SB)/4, $0x41080000
 DATA c8_5<>+24(SB)/4, $0x41080000
 DATA c8_5<>+28(SB)/4, $0x41080000
-GLOBL c8_5<>(SB), RODATA|NOPTR, $32
+DATA c8_5<>+32(SB)/4, $0x41080000
+DATA c8_5<>+36(SB)/4, $0x41080000
+DATA c8_5<>+40(SB)/4, $0x41080000
+DATA c8_5<>+44(SB)/4, $0x41080000
+DATA c8_5<>+48(SB)/4, $0x41080000
+DATA c8_5<>+52(SB)/4, $0x41080000
+DATA c8_5<>+56(SB)/4, $0x41080000
+DATA c8_5<>+60(SB)/4, $0x41080000
+GLOBL c8_5<>(SB), RODATA|NOPTR, $64
 
 DATA i15<>+0(SB)/4, $0x0000000f
 DATA i15<>+4(SB)/4, $0x0000000f
@@ -460,7 +572,15 @@ DATA i15<>+16(SB)/4, $0x0000000f
 DATA i15<>+20(SB)/4, $0x0000000f
 DATA i15<>+24(SB)/4, $0x0000000f
 DATA i15<>+28(SB)/4, $0x0000000f
-GLOBL i15<>(SB), RODATA|NOPTR, $32
+DATA i15<>+32(SB)/4, $0x0000000f
+DATA i15<>+36(SB)/4, $0x0000000f
+DATA i15<>+40(SB)/4, $0x0000000f
+DATA i15<>+44(SB)/4, $0x0000000f
+DATA i15<>+48(SB)/4, $0x0000000f
+DATA i15<>+52(SB)/4, $0x0000000f
+DATA i15<>+56(SB)/4, $0x0000000f
+DATA i15<>+60(SB)/4, $0x0000000f
+GLOBL i15<>(SB), RODATA|NOPTR, $64
 
 // func encodeQ4_0AVX2(dst *byte, x *float32, blocks int)
 // Requires: AVX, AVX2, F16C
@@ -567,7 +687,15 @@ DATA minusSixteenth<>+16(SB)/4, $0xbd800000
 DATA minusSixteenth<>+20(SB)/4, $0xbd800000
 DATA minusSixteenth<>+24(SB)/4, $0xbd800000
 DATA minusSixteenth<>+28(SB)/4, $0xbd800000
-GLOBL minusSixteenth<>(SB), RODATA|NOPTR, $32
+DATA minusSixteenth<>+32(SB)/4, $0xbd800000
+DATA minusSixteenth<>+36(SB)/4, $0xbd800000
+DATA minusSixteenth<>+40(SB)/4, $0xbd800000
+DATA minusSixteenth<>+44(SB)/4, $0xbd800000
+DATA minusSixteenth<>+48(SB)/4, $0xbd800000
+DATA minusSixteenth<>+52(SB)/4, $0xbd800000
+DATA minusSixteenth<>+56(SB)/4, $0xbd800000
+DATA minusSixteenth<>+60(SB)/4, $0xbd800000
+GLOBL minusSixteenth<>(SB), RODATA|NOPTR, $64
 
 DATA c16_5<>+0(SB)/4, $0x41840000
 DATA c16_5<>+4(SB)/4, $0x41840000
@@ -577,7 +705,15 @@ DATA c16_5<>+16(SB)/4, $0x41840000
 DATA c16_5<>+20(SB)/4, $0x41840000
 DATA c16_5<>+24(SB)/4, $0x41840000
 DATA c16_5<>+28(SB)/4, $0x41840000
-GLOBL c16_5<>(SB), RODATA|NOPTR, $32
+DATA c16_5<>+32(SB)/4, $0x41840000
+DATA c16_5<>+36(SB)/4, $0x41840000
+DATA c16_5<>+40(SB)/4, $0x41840000
+DATA c16_5<>+44(SB)/4, $0x41840000
+DATA c16_5<>+48(SB)/4, $0x41840000
+DATA c16_5<>+52(SB)/4, $0x41840000
+DATA c16_5<>+56(SB)/4, $0x41840000
+DATA c16_5<>+60(SB)/4, $0x41840000
+GLOBL c16_5<>(SB), RODATA|NOPTR, $64
 
 DATA i31<>+0(SB)/4, $0x0000001f
 DATA i31<>+4(SB)/4, $0x0000001f
@@ -587,7 +723,15 @@ DATA i31<>+16(SB)/4, $0x0000001f
 DATA i31<>+20(SB)/4, $0x0000001f
 DATA i31<>+24(SB)/4, $0x0000001f
 DATA i31<>+28(SB)/4, $0x0000001f
-GLOBL i31<>(SB), RODATA|NOPTR, $32
+DATA i31<>+32(SB)/4, $0x0000001f
+DATA i31<>+36(SB)/4, $0x0000001f
+DATA i31<>+40(SB)/4, $0x0000001f
+DATA i31<>+44(SB)/4, $0x0000001f
+DATA i31<>+48(SB)/4, $0x0000001f
+DATA i31<>+52(SB)/4, $0x0000001f
+DATA i31<>+56(SB)/4, $0x0000001f
+DATA i31<>+60(SB)/4, $0x0000001f
+GLOBL i31<>(SB), RODATA|NOPTR, $64
 
 // func encodeQ5_0AVX2(dst *byte, x *float32, blocks int)
 // Requires: AVX, AVX2, F16C
@@ -697,7 +841,15 @@ DATA c15<>+16(SB)/4, $0x41700000
 DATA c15<>+20(SB)/4, $0x41700000
 DATA c15<>+24(SB)/4, $0x41700000
 DATA c15<>+28(SB)/4, $0x41700000
-GLOBL c15<>(SB), RODATA|NOPTR, $32
+DATA c15<>+32(SB)/4, $0x41700000
+DATA c15<>+36(SB)/4, $0x41700000
+DATA c15<>+40(SB)/4, $0x41700000
+DATA c15<>+44(SB)/4, $0x41700000
+DATA c15<>+48(SB)/4, $0x41700000
+DATA c15<>+52(SB)/4, $0x41700000
+DATA c15<>+56(SB)/4, $0x41700000
+DATA c15<>+60(SB)/4, $0x41700000
+GLOBL c15<>(SB), RODATA|NOPTR, $64
 
 // func encodeQ4_1AVX2(dst *byte, x *float32, blocks int)
 // Requires: AVX, AVX2, F16C
@@ -812,7 +964,15 @@ DATA c31<>+16(SB)/4, $0x41f80000
 DATA c31<>+20(SB)/4, $0x41f80000
 DATA c31<>+24(SB)/4, $0x41f80000
 DATA c31<>+28(SB)/4, $0x41f80000
-GLOBL c31<>(SB), RODATA|NOPTR, $32
+DATA c31<>+32(SB)/4, $0x41f80000
+DATA c31<>+36(SB)/4, $0x41f80000
+DATA c31<>+40(SB)/4, $0x41f80000
+DATA c31<>+44(SB)/4, $0x41f80000
+DATA c31<>+48(SB)/4, $0x41f80000
+DATA c31<>+52(SB)/4, $0x41f80000
+DATA c31<>+56(SB)/4, $0x41f80000
+DATA c31<>+60(SB)/4, $0x41f80000
+GLOBL c31<>(SB), RODATA|NOPTR, $64
 
 // func encodeQ5_1AVX2(dst *byte, x *float32, blocks int)
 // Requires: AVX, AVX2, F16C
@@ -919,5 +1079,2855 @@ encodeQ5_1AVX2Loop:
 	JMP          encodeQ5_1AVX2Loop
 
 encodeQ5_1AVX2Done:
+	VZEROUPPER
+	RET
+
+DATA roundMagic<>+0(SB)/4, $0x4b400000
+DATA roundMagic<>+4(SB)/4, $0x4b400000
+DATA roundMagic<>+8(SB)/4, $0x4b400000
+DATA roundMagic<>+12(SB)/4, $0x4b400000
+DATA roundMagic<>+16(SB)/4, $0x4b400000
+DATA roundMagic<>+20(SB)/4, $0x4b400000
+DATA roundMagic<>+24(SB)/4, $0x4b400000
+DATA roundMagic<>+28(SB)/4, $0x4b400000
+DATA roundMagic<>+32(SB)/4, $0x4b400000
+DATA roundMagic<>+36(SB)/4, $0x4b400000
+DATA roundMagic<>+40(SB)/4, $0x4b400000
+DATA roundMagic<>+44(SB)/4, $0x4b400000
+DATA roundMagic<>+48(SB)/4, $0x4b400000
+DATA roundMagic<>+52(SB)/4, $0x4b400000
+DATA roundMagic<>+56(SB)/4, $0x4b400000
+DATA roundMagic<>+60(SB)/4, $0x4b400000
+GLOBL roundMagic<>(SB), RODATA|NOPTR, $64
+
+DATA absMaskK<>+0(SB)/4, $0x7fffffff
+DATA absMaskK<>+4(SB)/4, $0x7fffffff
+DATA absMaskK<>+8(SB)/4, $0x7fffffff
+DATA absMaskK<>+12(SB)/4, $0x7fffffff
+DATA absMaskK<>+16(SB)/4, $0x7fffffff
+DATA absMaskK<>+20(SB)/4, $0x7fffffff
+DATA absMaskK<>+24(SB)/4, $0x7fffffff
+DATA absMaskK<>+28(SB)/4, $0x7fffffff
+DATA absMaskK<>+32(SB)/4, $0x7fffffff
+DATA absMaskK<>+36(SB)/4, $0x7fffffff
+DATA absMaskK<>+40(SB)/4, $0x7fffffff
+DATA absMaskK<>+44(SB)/4, $0x7fffffff
+DATA absMaskK<>+48(SB)/4, $0x7fffffff
+DATA absMaskK<>+52(SB)/4, $0x7fffffff
+DATA absMaskK<>+56(SB)/4, $0x7fffffff
+DATA absMaskK<>+60(SB)/4, $0x7fffffff
+GLOBL absMaskK<>(SB), RODATA|NOPTR, $64
+
+DATA signMaskK<>+0(SB)/4, $0x80000000
+DATA signMaskK<>+4(SB)/4, $0x80000000
+DATA signMaskK<>+8(SB)/4, $0x80000000
+DATA signMaskK<>+12(SB)/4, $0x80000000
+DATA signMaskK<>+16(SB)/4, $0x80000000
+DATA signMaskK<>+20(SB)/4, $0x80000000
+DATA signMaskK<>+24(SB)/4, $0x80000000
+DATA signMaskK<>+28(SB)/4, $0x80000000
+DATA signMaskK<>+32(SB)/4, $0x80000000
+DATA signMaskK<>+36(SB)/4, $0x80000000
+DATA signMaskK<>+40(SB)/4, $0x80000000
+DATA signMaskK<>+44(SB)/4, $0x80000000
+DATA signMaskK<>+48(SB)/4, $0x80000000
+DATA signMaskK<>+52(SB)/4, $0x80000000
+DATA signMaskK<>+56(SB)/4, $0x80000000
+DATA signMaskK<>+60(SB)/4, $0x80000000
+GLOBL signMaskK<>(SB), RODATA|NOPTR, $64
+
+DATA tooSmall<>+0(SB)/4, $0x26901d7d
+DATA tooSmall<>+4(SB)/4, $0x26901d7d
+DATA tooSmall<>+8(SB)/4, $0x26901d7d
+DATA tooSmall<>+12(SB)/4, $0x26901d7d
+DATA tooSmall<>+16(SB)/4, $0x26901d7d
+DATA tooSmall<>+20(SB)/4, $0x26901d7d
+DATA tooSmall<>+24(SB)/4, $0x26901d7d
+DATA tooSmall<>+28(SB)/4, $0x26901d7d
+DATA tooSmall<>+32(SB)/4, $0x26901d7d
+DATA tooSmall<>+36(SB)/4, $0x26901d7d
+DATA tooSmall<>+40(SB)/4, $0x26901d7d
+DATA tooSmall<>+44(SB)/4, $0x26901d7d
+DATA tooSmall<>+48(SB)/4, $0x26901d7d
+DATA tooSmall<>+52(SB)/4, $0x26901d7d
+DATA tooSmall<>+56(SB)/4, $0x26901d7d
+DATA tooSmall<>+60(SB)/4, $0x26901d7d
+GLOBL tooSmall<>(SB), RODATA|NOPTR, $64
+
+DATA farLevel<>+0(SB)/4, $0x4a742400
+DATA farLevel<>+4(SB)/4, $0x4a742400
+DATA farLevel<>+8(SB)/4, $0x4a742400
+DATA farLevel<>+12(SB)/4, $0x4a742400
+DATA farLevel<>+16(SB)/4, $0x4a742400
+DATA farLevel<>+20(SB)/4, $0x4a742400
+DATA farLevel<>+24(SB)/4, $0x4a742400
+DATA farLevel<>+28(SB)/4, $0x4a742400
+DATA farLevel<>+32(SB)/4, $0x4a742400
+DATA farLevel<>+36(SB)/4, $0x4a742400
+DATA farLevel<>+40(SB)/4, $0x4a742400
+DATA farLevel<>+44(SB)/4, $0x4a742400
+DATA farLevel<>+48(SB)/4, $0x4a742400
+DATA farLevel<>+52(SB)/4, $0x4a742400
+DATA farLevel<>+56(SB)/4, $0x4a742400
+DATA farLevel<>+60(SB)/4, $0x4a742400
+GLOBL farLevel<>(SB), RODATA|NOPTR, $64
+
+DATA oneK<>+0(SB)/4, $0x3f800000
+DATA oneK<>+4(SB)/4, $0x3f800000
+DATA oneK<>+8(SB)/4, $0x3f800000
+DATA oneK<>+12(SB)/4, $0x3f800000
+DATA oneK<>+16(SB)/4, $0x3f800000
+DATA oneK<>+20(SB)/4, $0x3f800000
+DATA oneK<>+24(SB)/4, $0x3f800000
+DATA oneK<>+28(SB)/4, $0x3f800000
+DATA oneK<>+32(SB)/4, $0x3f800000
+DATA oneK<>+36(SB)/4, $0x3f800000
+DATA oneK<>+40(SB)/4, $0x3f800000
+DATA oneK<>+44(SB)/4, $0x3f800000
+DATA oneK<>+48(SB)/4, $0x3f800000
+DATA oneK<>+52(SB)/4, $0x3f800000
+DATA oneK<>+56(SB)/4, $0x3f800000
+DATA oneK<>+60(SB)/4, $0x3f800000
+GLOBL oneK<>(SB), RODATA|NOPTR, $64
+
+DATA mantissa<>+0(SB)/4, $0x007fffff
+DATA mantissa<>+4(SB)/4, $0x007fffff
+DATA mantissa<>+8(SB)/4, $0x007fffff
+DATA mantissa<>+12(SB)/4, $0x007fffff
+DATA mantissa<>+16(SB)/4, $0x007fffff
+DATA mantissa<>+20(SB)/4, $0x007fffff
+DATA mantissa<>+24(SB)/4, $0x007fffff
+DATA mantissa<>+28(SB)/4, $0x007fffff
+DATA mantissa<>+32(SB)/4, $0x007fffff
+DATA mantissa<>+36(SB)/4, $0x007fffff
+DATA mantissa<>+40(SB)/4, $0x007fffff
+DATA mantissa<>+44(SB)/4, $0x007fffff
+DATA mantissa<>+48(SB)/4, $0x007fffff
+DATA mantissa<>+52(SB)/4, $0x007fffff
+DATA mantissa<>+56(SB)/4, $0x007fffff
+DATA mantissa<>+60(SB)/4, $0x007fffff
+GLOBL mantissa<>(SB), RODATA|NOPTR, $64
+
+DATA mantissaBias<>+0(SB)/4, $0x00400000
+DATA mantissaBias<>+4(SB)/4, $0x00400000
+DATA mantissaBias<>+8(SB)/4, $0x00400000
+DATA mantissaBias<>+12(SB)/4, $0x00400000
+DATA mantissaBias<>+16(SB)/4, $0x00400000
+DATA mantissaBias<>+20(SB)/4, $0x00400000
+DATA mantissaBias<>+24(SB)/4, $0x00400000
+DATA mantissaBias<>+28(SB)/4, $0x00400000
+DATA mantissaBias<>+32(SB)/4, $0x00400000
+DATA mantissaBias<>+36(SB)/4, $0x00400000
+DATA mantissaBias<>+40(SB)/4, $0x00400000
+DATA mantissaBias<>+44(SB)/4, $0x00400000
+DATA mantissaBias<>+48(SB)/4, $0x00400000
+DATA mantissaBias<>+52(SB)/4, $0x00400000
+DATA mantissaBias<>+56(SB)/4, $0x00400000
+DATA mantissaBias<>+60(SB)/4, $0x00400000
+GLOBL mantissaBias<>(SB), RODATA|NOPTR, $64
+
+DATA thirtySecond<>+0(SB)/4, $0x3d000000
+DATA thirtySecond<>+4(SB)/4, $0x3d000000
+DATA thirtySecond<>+8(SB)/4, $0x3d000000
+DATA thirtySecond<>+12(SB)/4, $0x3d000000
+DATA thirtySecond<>+16(SB)/4, $0x3d000000
+DATA thirtySecond<>+20(SB)/4, $0x3d000000
+DATA thirtySecond<>+24(SB)/4, $0x3d000000
+DATA thirtySecond<>+28(SB)/4, $0x3d000000
+DATA thirtySecond<>+32(SB)/4, $0x3d000000
+DATA thirtySecond<>+36(SB)/4, $0x3d000000
+DATA thirtySecond<>+40(SB)/4, $0x3d000000
+DATA thirtySecond<>+44(SB)/4, $0x3d000000
+DATA thirtySecond<>+48(SB)/4, $0x3d000000
+DATA thirtySecond<>+52(SB)/4, $0x3d000000
+DATA thirtySecond<>+56(SB)/4, $0x3d000000
+DATA thirtySecond<>+60(SB)/4, $0x3d000000
+GLOBL thirtySecond<>(SB), RODATA|NOPTR, $64
+
+// func toLanesAVX2(dst *float32, src *float32, stride int)
+// Requires: AVX
+TEXT ·toLanesAVX2(SB), NOSPLIT, $0-24
+	MOVQ       dst+0(FP), AX
+	MOVQ       src+8(FP), CX
+	MOVQ       stride+16(FP), DX
+	SHLQ       $0x02, DX
+	VMOVUPS    (CX), Y0
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y1
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y2
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y3
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y4
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y5
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y6
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Y7
+	VUNPCKLPS  Y1, Y0, Y8
+	VUNPCKHPS  Y1, Y0, Y0
+	VUNPCKLPS  Y3, Y2, Y1
+	VUNPCKHPS  Y3, Y2, Y2
+	VUNPCKLPS  Y5, Y4, Y3
+	VUNPCKHPS  Y5, Y4, Y4
+	VUNPCKLPS  Y7, Y6, Y5
+	VUNPCKHPS  Y7, Y6, Y6
+	VUNPCKLPD  Y1, Y8, Y7
+	VUNPCKHPD  Y1, Y8, Y1
+	VUNPCKLPD  Y2, Y0, Y8
+	VUNPCKHPD  Y2, Y0, Y0
+	VUNPCKLPD  Y5, Y3, Y2
+	VUNPCKHPD  Y5, Y3, Y3
+	VUNPCKLPD  Y6, Y4, Y5
+	VUNPCKHPD  Y6, Y4, Y4
+	VPERM2F128 $0x20, Y2, Y7, Y6
+	VMOVUPS    Y6, (AX)
+	VPERM2F128 $0x31, Y2, Y7, Y2
+	VMOVUPS    Y2, 256(AX)
+	VPERM2F128 $0x20, Y3, Y1, Y2
+	VMOVUPS    Y2, 64(AX)
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VMOVUPS    Y1, 320(AX)
+	VPERM2F128 $0x20, Y5, Y8, Y1
+	VMOVUPS    Y1, 128(AX)
+	VPERM2F128 $0x31, Y5, Y8, Y1
+	VMOVUPS    Y1, 384(AX)
+	VPERM2F128 $0x20, Y4, Y0, Y1
+	VMOVUPS    Y1, 192(AX)
+	VPERM2F128 $0x31, Y4, Y0, Y0
+	VMOVUPS    Y0, 448(AX)
+	VZEROUPPER
+	RET
+
+// func weightsAbsAVX2(p *byte, n int)
+// Requires: AVX
+TEXT ·weightsAbsAVX2(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	MOVQ CX, CX
+
+each1:
+	VMOVUPS (AX), Y0
+	VANDPS  absMaskK<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 2048(AX)
+	VMOVUPS 64(AX), Y0
+	VANDPS  absMaskK<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 2112(AX)
+	VMOVUPS 128(AX), Y0
+	VANDPS  absMaskK<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 2176(AX)
+	VMOVUPS 192(AX), Y0
+	VANDPS  absMaskK<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each1
+	VZEROUPPER
+	RET
+
+// func weightsSquareAVX2(p *byte, n int)
+// Requires: AVX
+TEXT ·weightsSquareAVX2(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	MOVQ CX, CX
+
+each2:
+	VMOVUPS (AX), Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, 2048(AX)
+	VMOVUPS 64(AX), Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, 2112(AX)
+	VMOVUPS 128(AX), Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, 2176(AX)
+	VMOVUPS 192(AX), Y0
+	VMULPS  Y0, Y0, Y0
+	VMOVUPS Y0, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each2
+	VZEROUPPER
+	RET
+
+// func weightsMeanAVX2(p *byte, n int)
+// Requires: AVX, AVX2
+TEXT ·weightsMeanAVX2(SB), NOSPLIT, $0-16
+	MOVQ  p+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	MOVQ  AX, DX
+	MOVQ  CX, BX
+
+each3:
+	VMOVUPS (DX), Y1
+	VMULPS  Y1, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS 64(DX), Y1
+	VMULPS  Y1, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS 128(DX), Y1
+	VMULPS  Y1, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	VMOVUPS 192(DX), Y1
+	VMULPS  Y1, Y1, Y1
+	VADDPS  Y1, Y0, Y0
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each3
+	VMULPS  thirtySecond<>+0(SB), Y0, Y0
+	VSQRTPS Y0, Y0
+	MOVQ    CX, CX
+
+each4:
+	VMOVUPS (AX), Y1
+	VANDPS  absMaskK<>+0(SB), Y1, Y1
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y1, 2048(AX)
+	VMOVUPS 64(AX), Y1
+	VANDPS  absMaskK<>+0(SB), Y1, Y1
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y1, 2112(AX)
+	VMOVUPS 128(AX), Y1
+	VANDPS  absMaskK<>+0(SB), Y1, Y1
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y1, 2176(AX)
+	VMOVUPS 192(AX), Y1
+	VANDPS  absMaskK<>+0(SB), Y1, Y1
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y1, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each4
+	VZEROUPPER
+	RET
+
+// func weightsImportanceAVX2(p *byte, n int)
+// Requires: AVX, AVX2
+TEXT ·weightsImportanceAVX2(SB), NOSPLIT, $0-16
+	MOVQ    p+0(FP), AX
+	MOVQ    n+8(FP), CX
+	VPXOR   Y0, Y0, Y0
+	VMOVUPS 6464(AX), Y1
+	MOVQ    AX, DX
+
+each5:
+	VMOVUPS (DX), Y2
+	VMULPS  Y2, Y2, Y2
+	VADDPS  Y2, Y1, Y2
+	VSQRTPS Y2, Y2
+	VMULPS  2048(DX), Y2, Y2
+	VMOVUPS Y2, 2048(DX)
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 64(DX), Y2
+	VMULPS  Y2, Y2, Y2
+	VADDPS  Y2, Y1, Y2
+	VSQRTPS Y2, Y2
+	VMULPS  2112(DX), Y2, Y2
+	VMOVUPS Y2, 2112(DX)
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 128(DX), Y2
+	VMULPS  Y2, Y2, Y2
+	VADDPS  Y2, Y1, Y2
+	VSQRTPS Y2, Y2
+	VMULPS  2176(DX), Y2, Y2
+	VMOVUPS Y2, 2176(DX)
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 192(DX), Y2
+	VMULPS  Y2, Y2, Y2
+	VADDPS  Y2, Y1, Y2
+	VSQRTPS Y2, Y2
+	VMULPS  2240(DX), Y2, Y2
+	VMOVUPS Y2, 2240(DX)
+	VADDPS  Y2, Y0, Y0
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, CX
+	JNZ     each5
+	VMOVUPS Y0, 6400(AX)
+	VZEROUPPER
+	RET
+
+// func fitAffineAVX2(p *byte, n int, top float32, trials *float32, count int)
+// Requires: AVX, AVX2, SSE
+TEXT ·fitAffineAVX2(SB), NOSPLIT, $0-40
+	MOVQ         p+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	VMOVUPS      roundMagic<>+0(SB), Y1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Y2
+	VMOVUPS      (AX), Y3
+	VMOVUPS      2048(AX), Y5
+	VMOVAPS      Y3, Y4
+	VMULPS       Y3, Y5, Y6
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+	ADDQ         $0x00000040, DX
+	SUBQ         $0x00000001, BX
+
+each6:
+	VMOVUPS   (DX), Y7
+	VMOVUPS   2048(DX), Y8
+	VMINPS    Y3, Y7, Y3
+	VMAXPS    Y4, Y7, Y4
+	VADDPS    Y8, Y5, Y5
+	VMULPS    Y7, Y8, Y8
+	VADDPS    Y8, Y6, Y6
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000001, BX
+	JNZ       each6
+	VMOVUPS   Y4, 6720(AX)
+	VMOVUPS   Y5, 6400(AX)
+	VMOVUPS   Y6, 6592(AX)
+	VMOVUPS   Y3, 6656(AX)
+	VMINPS    Y3, Y0, Y3
+	VMOVUPS   Y3, 6784(AX)
+	VMOVUPS   Y3, 6336(AX)
+	VMOVUPS   Y0, 6528(AX)
+	VMOVUPS   oneK<>+0(SB), Y5
+	VSUBPS    Y3, Y4, Y4
+	VDIVPS    Y4, Y2, Y4
+	VMOVUPS   Y4, 6272(AX)
+	VMOVUPS   6528(AX), Y6
+	VMOVUPS   6656(AX), Y7
+	VSUBPS    Y3, Y7, Y7
+	VMULPS    Y4, Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VCMPPS    $0x06, farLevel<>+0(SB), Y7, Y7
+	VBLENDVPS Y7, Y5, Y6, Y6
+	VMOVUPS   6720(AX), Y7
+	VSUBPS    Y3, Y7, Y7
+	VMULPS    Y4, Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VCMPPS    $0x06, farLevel<>+0(SB), Y7, Y7
+	VBLENDVPS Y7, Y5, Y6, Y6
+	VMOVUPS   Y6, 6528(AX)
+	MOVQ      AX, DX
+	MOVQ      CX, BX
+
+each7:
+	VMOVUPS (DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4096(DX)
+	VMOVUPS 64(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4160(DX)
+	VMOVUPS 128(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4224(DX)
+	VMOVUPS 192(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each7
+	VDIVPS  Y4, Y5, Y4
+	VMOVUPS Y4, 6144(AX)
+	VPXOR   Y6, Y6, Y6
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each8:
+	VMULPS  4096(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  (DX), Y7, Y7
+	VMULPS  Y7, Y7, Y7
+	VMULPS  2048(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4160(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  64(DX), Y7, Y7
+	VMULPS  Y7, Y7, Y7
+	VMULPS  2112(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4224(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  128(DX), Y7, Y7
+	VMULPS  Y7, Y7, Y7
+	VMULPS  2176(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4288(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  192(DX), Y7, Y7
+	VMULPS  Y7, Y7, Y7
+	VMULPS  2240(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each8
+	VMOVUPS Y6, 6848(AX)
+	MOVQ    trials+24(FP), DX
+	MOVQ    count+32(FP), BX
+
+trial9:
+	VMOVUPS      6784(AX), Y3
+	VPXOR        Y6, Y6, Y6
+	VPXOR        Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VMOVUPS      6720(AX), Y9
+	VSUBPS       Y3, Y9, Y9
+	VBROADCASTSS (DX), Y4
+	VDIVPS       Y9, Y4, Y4
+	VMOVUPS      6528(AX), Y9
+	VMOVUPS      6656(AX), Y10
+	VSUBPS       Y3, Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VANDPS       absMaskK<>+0(SB), Y10, Y10
+	VCMPPS       $0x06, farLevel<>+0(SB), Y10, Y10
+	VBLENDVPS    Y10, Y5, Y9, Y9
+	VMOVUPS      6720(AX), Y10
+	VSUBPS       Y3, Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VANDPS       absMaskK<>+0(SB), Y10, Y10
+	VCMPPS       $0x06, farLevel<>+0(SB), Y10, Y10
+	VBLENDVPS    Y10, Y5, Y9, Y9
+	VMOVUPS      Y9, 6528(AX)
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each12:
+	VMOVUPS   (SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4096(SI)
+	VMULPS    2048(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    (SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   64(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4160(SI)
+	VMULPS    2112(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    64(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   128(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4224(SI)
+	VMULPS    2176(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    128(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   192(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4288(SI)
+	VMULPS    2240(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    192(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	ADDQ      $0x00000100, SI
+	SUBQ      $0x00000004, DI
+	JNZ       each12
+	VMOVUPS   6400(AX), Y9
+	VMOVUPS   6400(AX), Y10
+	VMOVUPS   6592(AX), Y11
+	VMULPS    Y7, Y9, Y9
+	VMULPS    Y6, Y6, Y12
+	VSUBPS    Y12, Y9, Y9
+	VCMPPS    $0x1e, Y0, Y9, Y13
+	VPTEST    Y13, Y13
+	JZ        next10
+	VMULPS    Y8, Y10, Y10
+	VMULPS    Y6, Y11, Y12
+	VSUBPS    Y12, Y10, Y10
+	VDIVPS    Y9, Y10, Y10
+	VMULPS    Y7, Y11, Y11
+	VMULPS    Y8, Y6, Y12
+	VSUBPS    Y12, Y11, Y11
+	VDIVPS    Y9, Y11, Y11
+	VCMPPS    $0x1e, Y0, Y11, Y6
+	VPTEST    Y6, Y6
+	JZ        solved11
+	VBLENDVPS Y6, Y0, Y11, Y11
+	VDIVPS    Y7, Y8, Y8
+	VBLENDVPS Y6, Y8, Y10, Y10
+
+solved11:
+	VPXOR Y6, Y6, Y6
+	MOVQ  AX, SI
+	MOVQ  CX, DI
+
+each13:
+	VMULPS    4096(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    (SI), Y7, Y7
+	VMULPS    Y7, Y7, Y7
+	VMULPS    2048(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4160(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    64(SI), Y7, Y7
+	VMULPS    Y7, Y7, Y7
+	VMULPS    2112(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4224(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    128(SI), Y7, Y7
+	VMULPS    Y7, Y7, Y7
+	VMULPS    2176(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4288(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    192(SI), Y7, Y7
+	VMULPS    Y7, Y7, Y7
+	VMULPS    2240(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	ADDQ      $0x00000100, SI
+	SUBQ      $0x00000004, DI
+	JNZ       each13
+	VMOVUPS   6848(AX), Y7
+	VCMPPS    $0x11, Y7, Y6, Y8
+	VANDPS    Y13, Y8, Y8
+	VPTEST    Y8, Y8
+	JZ        next10
+	VBLENDVPS Y8, Y6, Y7, Y7
+	VMOVUPS   Y7, 6848(AX)
+	VMOVUPS   6144(AX), Y6
+	VBLENDVPS Y8, Y10, Y6, Y6
+	VMOVUPS   Y6, 6144(AX)
+	VMOVUPS   6272(AX), Y6
+	VBLENDVPS Y8, Y4, Y6, Y6
+	VMOVUPS   Y6, 6272(AX)
+	VMOVUPS   6336(AX), Y4
+	VBLENDVPS Y8, Y3, Y4, Y4
+	VMOVUPS   Y4, 6336(AX)
+	VMOVUPS   6784(AX), Y3
+	VBLENDVPS Y8, Y11, Y3, Y3
+	VMOVUPS   Y3, 6784(AX)
+
+next10:
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JNZ       trial9
+	VMOVUPS   6656(AX), Y1
+	VMOVUPS   6784(AX), Y2
+	VMINPS    Y1, Y0, Y1
+	VMOVUPS   6720(AX), Y3
+	VCMPPS    $0x12, Y1, Y3, Y3
+	VMOVUPS   6144(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6144(AX)
+	VMOVUPS   6272(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6272(AX)
+	VMOVUPS   6528(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6528(AX)
+	VBLENDVPS Y3, Y1, Y2, Y2
+	VMOVUPS   6336(AX), Y0
+	VBLENDVPS Y3, Y1, Y0, Y0
+	VMOVUPS   Y0, 6336(AX)
+	VMOVUPS   signMaskK<>+0(SB), Y0
+	VXORPS    Y0, Y2, Y2
+	VMOVUPS   Y2, 6208(AX)
+	VZEROUPPER
+	RET
+
+// func fitAffineAbsAVX2(p *byte, n int, top float32, trials *float32, count int)
+// Requires: AVX, AVX2, SSE
+TEXT ·fitAffineAbsAVX2(SB), NOSPLIT, $0-40
+	MOVQ         p+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	VMOVUPS      roundMagic<>+0(SB), Y1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Y2
+	VMOVUPS      (AX), Y3
+	VMOVUPS      2048(AX), Y5
+	VMOVAPS      Y3, Y4
+	VMULPS       Y3, Y5, Y6
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+	ADDQ         $0x00000040, DX
+	SUBQ         $0x00000001, BX
+
+each14:
+	VMOVUPS   (DX), Y7
+	VMOVUPS   2048(DX), Y8
+	VMINPS    Y3, Y7, Y3
+	VMAXPS    Y4, Y7, Y4
+	VADDPS    Y8, Y5, Y5
+	VMULPS    Y7, Y8, Y8
+	VADDPS    Y8, Y6, Y6
+	ADDQ      $0x00000040, DX
+	SUBQ      $0x00000001, BX
+	JNZ       each14
+	VMOVUPS   Y4, 6720(AX)
+	VMOVUPS   Y5, 6400(AX)
+	VMOVUPS   Y6, 6592(AX)
+	VMOVUPS   Y3, 6656(AX)
+	VMINPS    Y3, Y0, Y3
+	VMOVUPS   Y3, 6784(AX)
+	VMOVUPS   Y3, 6336(AX)
+	VMOVUPS   Y0, 6528(AX)
+	VMOVUPS   oneK<>+0(SB), Y5
+	VSUBPS    Y3, Y4, Y4
+	VDIVPS    Y4, Y2, Y4
+	VMOVUPS   Y4, 6272(AX)
+	VMOVUPS   6528(AX), Y6
+	VMOVUPS   6656(AX), Y7
+	VSUBPS    Y3, Y7, Y7
+	VMULPS    Y4, Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VCMPPS    $0x06, farLevel<>+0(SB), Y7, Y7
+	VBLENDVPS Y7, Y5, Y6, Y6
+	VMOVUPS   6720(AX), Y7
+	VSUBPS    Y3, Y7, Y7
+	VMULPS    Y4, Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VCMPPS    $0x06, farLevel<>+0(SB), Y7, Y7
+	VBLENDVPS Y7, Y5, Y6, Y6
+	VMOVUPS   Y6, 6528(AX)
+	MOVQ      AX, DX
+	MOVQ      CX, BX
+
+each15:
+	VMOVUPS (DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4096(DX)
+	VMOVUPS 64(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4160(DX)
+	VMOVUPS 128(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4224(DX)
+	VMOVUPS 192(DX), Y6
+	VSUBPS  Y3, Y6, Y6
+	VMULPS  Y4, Y6, Y6
+	VADDPS  Y1, Y6, Y6
+	VSUBPS  Y1, Y6, Y6
+	VMAXPS  Y0, Y6, Y6
+	VMINPS  Y2, Y6, Y6
+	VMOVUPS Y6, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each15
+	VDIVPS  Y4, Y5, Y4
+	VMOVUPS Y4, 6144(AX)
+	VPXOR   Y6, Y6, Y6
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each16:
+	VMULPS  4096(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  (DX), Y7, Y7
+	VANDPS  absMaskK<>+0(SB), Y7, Y7
+	VMULPS  2048(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4160(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  64(DX), Y7, Y7
+	VANDPS  absMaskK<>+0(SB), Y7, Y7
+	VMULPS  2112(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4224(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  128(DX), Y7, Y7
+	VANDPS  absMaskK<>+0(SB), Y7, Y7
+	VMULPS  2176(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	VMULPS  4288(DX), Y4, Y7
+	VADDPS  Y3, Y7, Y7
+	VSUBPS  192(DX), Y7, Y7
+	VANDPS  absMaskK<>+0(SB), Y7, Y7
+	VMULPS  2240(DX), Y7, Y7
+	VADDPS  Y7, Y6, Y6
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each16
+	VMOVUPS Y6, 6848(AX)
+	MOVQ    trials+24(FP), DX
+	MOVQ    count+32(FP), BX
+
+trial17:
+	VMOVUPS      6784(AX), Y3
+	VPXOR        Y6, Y6, Y6
+	VPXOR        Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VMOVUPS      6720(AX), Y9
+	VSUBPS       Y3, Y9, Y9
+	VBROADCASTSS (DX), Y4
+	VDIVPS       Y9, Y4, Y4
+	VMOVUPS      6528(AX), Y9
+	VMOVUPS      6656(AX), Y10
+	VSUBPS       Y3, Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VANDPS       absMaskK<>+0(SB), Y10, Y10
+	VCMPPS       $0x06, farLevel<>+0(SB), Y10, Y10
+	VBLENDVPS    Y10, Y5, Y9, Y9
+	VMOVUPS      6720(AX), Y10
+	VSUBPS       Y3, Y10, Y10
+	VMULPS       Y4, Y10, Y10
+	VANDPS       absMaskK<>+0(SB), Y10, Y10
+	VCMPPS       $0x06, farLevel<>+0(SB), Y10, Y10
+	VBLENDVPS    Y10, Y5, Y9, Y9
+	VMOVUPS      Y9, 6528(AX)
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each20:
+	VMOVUPS   (SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4096(SI)
+	VMULPS    2048(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    (SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   64(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4160(SI)
+	VMULPS    2112(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    64(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   128(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4224(SI)
+	VMULPS    2176(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    128(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMOVUPS   192(SI), Y9
+	VSUBPS    Y3, Y9, Y9
+	VMULPS    Y4, Y9, Y9
+	VADDPS    Y1, Y9, Y9
+	VSUBPS    Y1, Y9, Y9
+	VMAXPS    Y0, Y9, Y9
+	VMINPS    Y2, Y9, Y9
+	VMOVUPS   Y9, 4288(SI)
+	VMULPS    2240(SI), Y9, Y10
+	VADDPS    Y10, Y6, Y6
+	VMULPS    Y10, Y9, Y9
+	VADDPS    Y9, Y7, Y7
+	VMULPS    192(SI), Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	ADDQ      $0x00000100, SI
+	SUBQ      $0x00000004, DI
+	JNZ       each20
+	VMOVUPS   6400(AX), Y9
+	VMOVUPS   6400(AX), Y10
+	VMOVUPS   6592(AX), Y11
+	VMULPS    Y7, Y9, Y9
+	VMULPS    Y6, Y6, Y12
+	VSUBPS    Y12, Y9, Y9
+	VCMPPS    $0x1e, Y0, Y9, Y13
+	VPTEST    Y13, Y13
+	JZ        next18
+	VMULPS    Y8, Y10, Y10
+	VMULPS    Y6, Y11, Y12
+	VSUBPS    Y12, Y10, Y10
+	VDIVPS    Y9, Y10, Y10
+	VMULPS    Y7, Y11, Y11
+	VMULPS    Y8, Y6, Y12
+	VSUBPS    Y12, Y11, Y11
+	VDIVPS    Y9, Y11, Y11
+	VCMPPS    $0x1e, Y0, Y11, Y6
+	VPTEST    Y6, Y6
+	JZ        solved19
+	VBLENDVPS Y6, Y0, Y11, Y11
+	VDIVPS    Y7, Y8, Y8
+	VBLENDVPS Y6, Y8, Y10, Y10
+
+solved19:
+	VPXOR Y6, Y6, Y6
+	MOVQ  AX, SI
+	MOVQ  CX, DI
+
+each21:
+	VMULPS    4096(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    (SI), Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VMULPS    2048(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4160(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    64(SI), Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VMULPS    2112(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4224(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    128(SI), Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VMULPS    2176(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	VMULPS    4288(SI), Y10, Y7
+	VADDPS    Y11, Y7, Y7
+	VSUBPS    192(SI), Y7, Y7
+	VANDPS    absMaskK<>+0(SB), Y7, Y7
+	VMULPS    2240(SI), Y7, Y7
+	VADDPS    Y7, Y6, Y6
+	ADDQ      $0x00000100, SI
+	SUBQ      $0x00000004, DI
+	JNZ       each21
+	VMOVUPS   6848(AX), Y7
+	VCMPPS    $0x11, Y7, Y6, Y8
+	VANDPS    Y13, Y8, Y8
+	VPTEST    Y8, Y8
+	JZ        next18
+	VBLENDVPS Y8, Y6, Y7, Y7
+	VMOVUPS   Y7, 6848(AX)
+	VMOVUPS   6144(AX), Y6
+	VBLENDVPS Y8, Y10, Y6, Y6
+	VMOVUPS   Y6, 6144(AX)
+	VMOVUPS   6272(AX), Y6
+	VBLENDVPS Y8, Y4, Y6, Y6
+	VMOVUPS   Y6, 6272(AX)
+	VMOVUPS   6336(AX), Y4
+	VBLENDVPS Y8, Y3, Y4, Y4
+	VMOVUPS   Y4, 6336(AX)
+	VMOVUPS   6784(AX), Y3
+	VBLENDVPS Y8, Y11, Y3, Y3
+	VMOVUPS   Y3, 6784(AX)
+
+next18:
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JNZ       trial17
+	VMOVUPS   6656(AX), Y1
+	VMOVUPS   6784(AX), Y2
+	VMINPS    Y1, Y0, Y1
+	VMOVUPS   6720(AX), Y3
+	VCMPPS    $0x12, Y1, Y3, Y3
+	VMOVUPS   6144(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6144(AX)
+	VMOVUPS   6272(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6272(AX)
+	VMOVUPS   6528(AX), Y4
+	VBLENDVPS Y3, Y0, Y4, Y4
+	VMOVUPS   Y4, 6528(AX)
+	VBLENDVPS Y3, Y1, Y2, Y2
+	VMOVUPS   6336(AX), Y0
+	VBLENDVPS Y3, Y1, Y0, Y0
+	VMOVUPS   Y0, 6336(AX)
+	VMOVUPS   signMaskK<>+0(SB), Y0
+	VXORPS    Y0, Y2, Y2
+	VMOVUPS   Y2, 6208(AX)
+	VZEROUPPER
+	RET
+
+// func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
+// Requires: AVX, AVX2, SSE
+TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
+	MOVQ  p+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  AX, DX
+	MOVQ  CX, BX
+
+each22:
+	VMOVUPS      (DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      64(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      128(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      192(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	ADDQ         $0x00000100, DX
+	SUBQ         $0x00000004, BX
+	JNZ          each22
+	VMOVUPS      Y1, 6720(AX)
+	VPXOR        Y1, Y1, Y1
+	VMOVUPS      roundMagic<>+0(SB), Y2
+	MOVSS        half+16(FP), X3
+	VBROADCASTSS X3, Y3
+	MOVSS        half+16(FP), X4
+	VBROADCASTSS X4, Y4
+	VXORPS       signMaskK<>+0(SB), Y3, Y3
+	VSUBPS       oneK<>+0(SB), Y4, Y4
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each23:
+	VMOVUPS (DX), Y5
+	VMULPS  2048(DX), Y5, Y5
+	VMOVUPS Y5, 4096(DX)
+	VMOVUPS 64(DX), Y5
+	VMULPS  2112(DX), Y5, Y5
+	VMOVUPS Y5, 4160(DX)
+	VMOVUPS 128(DX), Y5
+	VMULPS  2176(DX), Y5, Y5
+	VMOVUPS Y5, 4224(DX)
+	VMOVUPS 192(DX), Y5
+	VMULPS  2240(DX), Y5, Y5
+	VMOVUPS Y5, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each23
+	VPXOR   Y6, Y6, Y6
+	VDIVPS  Y0, Y3, Y5
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each24:
+	VMULPS    (DX), Y5, Y9
+	VADDPS    Y2, Y9, Y9
+	VSUBPS    Y2, Y9, Y9
+	VMAXPS    Y3, Y9, Y9
+	VMINPS    Y4, Y9, Y9
+	VMULPS    4096(DX), Y9, Y10
+	VADDPS    Y10, Y7, Y7
+	VMULPS    2048(DX), Y9, Y10
+	VMULPS    Y9, Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMULPS    64(DX), Y5, Y9
+	VADDPS    Y2, Y9, Y9
+	VSUBPS    Y2, Y9, Y9
+	VMAXPS    Y3, Y9, Y9
+	VMINPS    Y4, Y9, Y9
+	VMULPS    4160(DX), Y9, Y10
+	VADDPS    Y10, Y7, Y7
+	VMULPS    2112(DX), Y9, Y10
+	VMULPS    Y9, Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMULPS    128(DX), Y5, Y9
+	VADDPS    Y2, Y9, Y9
+	VSUBPS    Y2, Y9, Y9
+	VMAXPS    Y3, Y9, Y9
+	VMINPS    Y4, Y9, Y9
+	VMULPS    4224(DX), Y9, Y10
+	VADDPS    Y10, Y7, Y7
+	VMULPS    2176(DX), Y9, Y10
+	VMULPS    Y9, Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	VMULPS    192(DX), Y5, Y9
+	VADDPS    Y2, Y9, Y9
+	VSUBPS    Y2, Y9, Y9
+	VMAXPS    Y3, Y9, Y9
+	VMINPS    Y4, Y9, Y9
+	VMULPS    4288(DX), Y9, Y10
+	VADDPS    Y10, Y7, Y7
+	VMULPS    2240(DX), Y9, Y10
+	VMULPS    Y9, Y10, Y10
+	VADDPS    Y10, Y8, Y8
+	ADDQ      $0x00000100, DX
+	SUBQ      $0x00000004, BX
+	JNZ       each24
+	VCMPPS    $0x04, Y1, Y8, Y9
+	VDIVPS    Y8, Y7, Y8
+	VBLENDVPS Y9, Y8, Y6, Y6
+	VMULPS    Y7, Y6, Y7
+	MOVQ      trials+24(FP), DX
+	MOVQ      count+32(FP), BX
+
+trial25:
+	VBROADCASTSS (DX), Y8
+	VDIVPS       Y0, Y8, Y8
+	VPXOR        Y9, Y9, Y9
+	VPXOR        Y10, Y10, Y10
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each26:
+	VMULPS    (SI), Y8, Y11
+	VADDPS    Y2, Y11, Y11
+	VSUBPS    Y2, Y11, Y11
+	VMAXPS    Y3, Y11, Y11
+	VMINPS    Y4, Y11, Y11
+	VMULPS    4096(SI), Y11, Y12
+	VADDPS    Y12, Y9, Y9
+	VMULPS    2048(SI), Y11, Y12
+	VMULPS    Y11, Y12, Y12
+	VADDPS    Y12, Y10, Y10
+	VMULPS    64(SI), Y8, Y11
+	VADDPS    Y2, Y11, Y11
+	VSUBPS    Y2, Y11, Y11
+	VMAXPS    Y3, Y11, Y11
+	VMINPS    Y4, Y11, Y11
+	VMULPS    4160(SI), Y11, Y12
+	VADDPS    Y12, Y9, Y9
+	VMULPS    2112(SI), Y11, Y12
+	VMULPS    Y11, Y12, Y12
+	VADDPS    Y12, Y10, Y10
+	VMULPS    128(SI), Y8, Y11
+	VADDPS    Y2, Y11, Y11
+	VSUBPS    Y2, Y11, Y11
+	VMAXPS    Y3, Y11, Y11
+	VMINPS    Y4, Y11, Y11
+	VMULPS    4224(SI), Y11, Y12
+	VADDPS    Y12, Y9, Y9
+	VMULPS    2176(SI), Y11, Y12
+	VMULPS    Y11, Y12, Y12
+	VADDPS    Y12, Y10, Y10
+	VMULPS    192(SI), Y8, Y11
+	VADDPS    Y2, Y11, Y11
+	VSUBPS    Y2, Y11, Y11
+	VMAXPS    Y3, Y11, Y11
+	VMINPS    Y4, Y11, Y11
+	VMULPS    4288(SI), Y11, Y12
+	VADDPS    Y12, Y9, Y9
+	VMULPS    2240(SI), Y11, Y12
+	VMULPS    Y11, Y12, Y12
+	VADDPS    Y12, Y10, Y10
+	ADDQ      $0x00000100, SI
+	SUBQ      $0x00000004, DI
+	JNZ       each26
+	VMULPS    Y9, Y9, Y11
+	VMULPS    Y10, Y7, Y12
+	VCMPPS    $0x1e, Y12, Y11, Y13
+	VCMPPS    $0x1e, Y1, Y10, Y11
+	VANDPS    Y11, Y13, Y13
+	VDIVPS    Y10, Y9, Y11
+	VMULPS    Y9, Y11, Y12
+	VBLENDVPS Y13, Y11, Y6, Y6
+	VBLENDVPS Y13, Y12, Y7, Y7
+	VBLENDVPS Y13, Y8, Y5, Y5
+	ADDQ      $0x04, DX
+	DECQ      BX
+	JNZ       trial25
+	VMOVUPS   6720(AX), Y0
+	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
+	VBLENDVPS Y0, Y1, Y6, Y6
+	VBLENDVPS Y0, Y1, Y5, Y5
+	VMOVUPS   Y6, 6144(AX)
+	VMOVUPS   Y5, 6272(AX)
+	VZEROUPPER
+	RET
+
+// func fitGreedyAVX2(p *byte, half float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-12
+	MOVQ  p+0(FP), AX
+	MOVQ  $0x00000010, CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  AX, DX
+	MOVQ  CX, BX
+
+each27:
+	VMOVUPS      (DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      64(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      128(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMOVUPS      192(DX), Y2
+	VANDPS       absMaskK<>+0(SB), Y2, Y3
+	VCMPPS       $0x1e, Y1, Y3, Y4
+	VBLENDVPS    Y4, Y2, Y0, Y0
+	VMAXPS       Y1, Y3, Y1
+	ADDQ         $0x00000100, DX
+	SUBQ         $0x00000004, BX
+	JNZ          each27
+	VMOVUPS      Y1, 6720(AX)
+	VPXOR        Y1, Y1, Y1
+	VMOVUPS      roundMagic<>+0(SB), Y2
+	MOVSS        half+8(FP), X3
+	VBROADCASTSS X3, Y3
+	MOVSS        half+8(FP), X4
+	VBROADCASTSS X4, Y4
+	VXORPS       signMaskK<>+0(SB), Y3, Y3
+	VSUBPS       oneK<>+0(SB), Y4, Y4
+	VCVTTPS2DQ   Y3, Y5
+	VCVTTPS2DQ   Y4, Y6
+	VPXOR        Y7, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VDIVPS       Y0, Y3, Y0
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each28:
+	VMOVUPS (DX), Y9
+	VMULPS  Y0, Y9, Y11
+	VADDPS  Y2, Y11, Y11
+	VSUBPS  Y2, Y11, Y11
+	VMAXPS  Y3, Y11, Y11
+	VMINPS  Y4, Y11, Y11
+	VMOVUPS Y11, 4096(DX)
+	VMULPS  Y9, Y9, Y10
+	VMOVUPS Y10, 2048(DX)
+	VMULPS  Y9, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y11, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 64(DX), Y9
+	VMULPS  Y0, Y9, Y11
+	VADDPS  Y2, Y11, Y11
+	VSUBPS  Y2, Y11, Y11
+	VMAXPS  Y3, Y11, Y11
+	VMINPS  Y4, Y11, Y11
+	VMOVUPS Y11, 4160(DX)
+	VMULPS  Y9, Y9, Y10
+	VMOVUPS Y10, 2112(DX)
+	VMULPS  Y9, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y11, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 128(DX), Y9
+	VMULPS  Y0, Y9, Y11
+	VADDPS  Y2, Y11, Y11
+	VSUBPS  Y2, Y11, Y11
+	VMAXPS  Y3, Y11, Y11
+	VMINPS  Y4, Y11, Y11
+	VMOVUPS Y11, 4224(DX)
+	VMULPS  Y9, Y9, Y10
+	VMOVUPS Y10, 2176(DX)
+	VMULPS  Y9, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y11, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 192(DX), Y9
+	VMULPS  Y0, Y9, Y11
+	VADDPS  Y2, Y11, Y11
+	VSUBPS  Y2, Y11, Y11
+	VMAXPS  Y3, Y11, Y11
+	VMINPS  Y4, Y11, Y11
+	VMOVUPS Y11, 4288(DX)
+	VMULPS  Y9, Y9, Y10
+	VMOVUPS Y10, 2240(DX)
+	VMULPS  Y9, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y11, Y10, Y9
+	VMULPS  Y11, Y9, Y9
+	VADDPS  Y9, Y8, Y8
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each28
+	MOVQ    $0x00000005, DX
+
+round29:
+	VMOVUPS Y1, 6528(AX)
+	MOVQ    AX, BX
+	MOVQ    CX, SI
+
+each31:
+	VMOVUPS   (BX), Y0
+	VMOVUPS   4096(BX), Y3
+	VMULPS    2048(BX), Y0, Y4
+	VMULPS    Y3, Y4, Y11
+	VSUBPS    Y11, Y7, Y9
+	VMULPS    2048(BX), Y3, Y11
+	VMULPS    Y3, Y11, Y11
+	VSUBPS    Y11, Y8, Y10
+	VCMPPS    $0x1e, Y1, Y9, Y12
+	VMULPS    Y10, Y0, Y0
+	VDIVPS    Y9, Y0, Y0
+	VADDPS    Y2, Y0, Y0
+	VPAND     mantissa<>+0(SB), Y0, Y0
+	VPSUBD    mantissaBias<>+0(SB), Y0, Y0
+	VPMAXSD   Y5, Y0, Y0
+	VPMINSD   Y6, Y0, Y0
+	VCVTDQ2PS Y0, Y0
+	VCMPPS    $0x04, Y3, Y0, Y11
+	VANDPS    Y11, Y12, Y12
+	VMULPS    Y0, Y4, Y11
+	VADDPS    Y11, Y9, Y9
+	VMULPS    2048(BX), Y0, Y11
+	VMULPS    Y0, Y11, Y11
+	VADDPS    Y11, Y10, Y10
+	VCMPPS    $0x1e, Y1, Y10, Y4
+	VANDPS    Y4, Y12, Y12
+	VMULPS    Y9, Y9, Y11
+	VMULPS    Y8, Y11, Y11
+	VMULPS    Y7, Y7, Y4
+	VMULPS    Y10, Y4, Y4
+	VCMPPS    $0x1e, Y4, Y11, Y4
+	VANDPS    Y4, Y12, Y12
+	VBLENDVPS Y12, Y0, Y3, Y3
+	VBLENDVPS Y12, Y9, Y7, Y7
+	VBLENDVPS Y12, Y10, Y8, Y8
+	VMOVUPS   Y3, 4096(BX)
+	VMOVUPS   6528(AX), Y0
+	VBLENDVPS Y12, Y2, Y0, Y0
+	VMOVUPS   Y0, 6528(AX)
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000001, SI
+	JNZ       each31
+	VMOVUPS   6528(AX), Y0
+	VCMPPS    $0x04, Y1, Y0, Y0
+	VPTEST    Y0, Y0
+	JZ        done30
+	DECQ      DX
+	JNZ       round29
+
+done30:
+	VPXOR     Y0, Y0, Y0
+	VDIVPS    Y8, Y7, Y2
+	VCMPPS    $0x1e, Y1, Y8, Y3
+	VBLENDVPS Y3, Y2, Y0, Y0
+	VMOVUPS   6720(AX), Y2
+	VCMPPS    $0x11, tooSmall<>+0(SB), Y2, Y2
+	VBLENDVPS Y2, Y1, Y0, Y0
+	VMOVUPS   Y0, 6144(AX)
+	VZEROUPPER
+	RET
+
+// func levelsAffineAVX2(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// Requires: AVX, AVX2, SSE
+TEXT ·levelsAffineAVX2(SB), NOSPLIT, $0-48
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         scale+24(FP), DX
+	MOVQ         groups+40(FP), BX
+	VMOVUPS      roundMagic<>+0(SB), Y0
+	MOVQ         minimum+32(FP), SI
+	VPXOR        Y1, Y1, Y1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Y2
+	VCVTTPS2DQ   Y2, Y2
+
+levels32:
+	VBROADCASTSS (DX), Y3
+	VBROADCASTSS (SI), Y4
+	VMOVUPS      (CX), Y5
+	VADDPS       Y4, Y5, Y5
+	VDIVPS       Y3, Y5, Y5
+	VADDPS       Y0, Y5, Y5
+	VPAND        mantissa<>+0(SB), Y5, Y5
+	VPSUBD       mantissaBias<>+0(SB), Y5, Y5
+	VPMAXSD      Y1, Y5, Y5
+	VPMINSD      Y2, Y5, Y5
+	VMOVUPS      32(CX), Y6
+	VADDPS       Y4, Y6, Y6
+	VDIVPS       Y3, Y6, Y6
+	VADDPS       Y0, Y6, Y6
+	VPAND        mantissa<>+0(SB), Y6, Y6
+	VPSUBD       mantissaBias<>+0(SB), Y6, Y6
+	VPMAXSD      Y1, Y6, Y6
+	VPMINSD      Y2, Y6, Y6
+	VPACKUSDW    Y6, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSWB    X3, X5, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, SI
+	DECQ         BX
+	JNZ          levels32
+	VZEROUPPER
+	RET
+
+// func levelsSignedAVX2(levels *byte, x *float32, half float32, scale *float32, groups int)
+// Requires: AVX, AVX2, SSE
+TEXT ·levelsSignedAVX2(SB), NOSPLIT, $0-40
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         scale+24(FP), DX
+	MOVQ         groups+32(FP), BX
+	VMOVUPS      roundMagic<>+0(SB), Y0
+	MOVSS        half+16(FP), X1
+	VBROADCASTSS X1, Y1
+	VXORPS       signMaskK<>+0(SB), Y1, Y2
+	VSUBPS       oneK<>+0(SB), Y1, Y3
+	VCVTTPS2DQ   Y1, Y1
+	VCVTTPS2DQ   Y2, Y2
+	VCVTTPS2DQ   Y3, Y3
+
+levels33:
+	VBROADCASTSS (DX), Y4
+	VMOVUPS      (CX), Y5
+	VDIVPS       Y4, Y5, Y5
+	VADDPS       Y0, Y5, Y5
+	VPAND        mantissa<>+0(SB), Y5, Y5
+	VPSUBD       mantissaBias<>+0(SB), Y5, Y5
+	VPMAXSD      Y2, Y5, Y5
+	VPMINSD      Y3, Y5, Y5
+	VPADDD       Y1, Y5, Y5
+	VMOVUPS      32(CX), Y6
+	VDIVPS       Y4, Y6, Y6
+	VADDPS       Y0, Y6, Y6
+	VPAND        mantissa<>+0(SB), Y6, Y6
+	VPSUBD       mantissaBias<>+0(SB), Y6, Y6
+	VPMAXSD      Y2, Y6, Y6
+	VPMINSD      Y3, Y6, Y6
+	VPADDD       Y1, Y6, Y6
+	VPACKUSDW    Y6, Y5, Y5
+	VPERMQ       $0xd8, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPACKUSWB    X4, X5, X4
+	VMOVDQU      X4, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          levels33
+	VZEROUPPER
+	RET
+
+// func toLanesAVX512(dst *float32, src *float32, stride int)
+// Requires: AVX, AVX512F
+TEXT ·toLanesAVX512(SB), NOSPLIT, $0-24
+	MOVQ       dst+0(FP), AX
+	MOVQ       src+8(FP), CX
+	MOVQ       stride+16(FP), DX
+	SHLQ       $0x02, DX
+	VMOVUPS    (CX), Z0
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z1
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z2
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z3
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z4
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z5
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z6
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z7
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z8
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z9
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z10
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z11
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z12
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z13
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z14
+	ADDQ       DX, CX
+	VMOVUPS    (CX), Z15
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z0
+	VUNPCKLPS  Z3, Z2, Z1
+	VUNPCKHPS  Z3, Z2, Z2
+	VUNPCKLPS  Z5, Z4, Z3
+	VUNPCKHPS  Z5, Z4, Z4
+	VUNPCKLPS  Z7, Z6, Z5
+	VUNPCKHPS  Z7, Z6, Z6
+	VUNPCKLPS  Z9, Z8, Z7
+	VUNPCKHPS  Z9, Z8, Z8
+	VUNPCKLPS  Z11, Z10, Z9
+	VUNPCKHPS  Z11, Z10, Z10
+	VUNPCKLPS  Z13, Z12, Z11
+	VUNPCKHPS  Z13, Z12, Z12
+	VUNPCKLPS  Z15, Z14, Z13
+	VUNPCKHPS  Z15, Z14, Z14
+	VUNPCKLPD  Z1, Z16, Z15
+	VUNPCKHPD  Z1, Z16, Z1
+	VUNPCKLPD  Z2, Z0, Z16
+	VUNPCKHPD  Z2, Z0, Z0
+	VUNPCKLPD  Z5, Z3, Z2
+	VUNPCKHPD  Z5, Z3, Z3
+	VUNPCKLPD  Z6, Z4, Z5
+	VUNPCKHPD  Z6, Z4, Z4
+	VUNPCKLPD  Z9, Z7, Z6
+	VUNPCKHPD  Z9, Z7, Z7
+	VUNPCKLPD  Z10, Z8, Z9
+	VUNPCKHPD  Z10, Z8, Z8
+	VUNPCKLPD  Z13, Z11, Z10
+	VUNPCKHPD  Z13, Z11, Z11
+	VUNPCKLPD  Z14, Z12, Z13
+	VUNPCKHPD  Z14, Z12, Z12
+	VSHUFF32X4 $0x44, Z2, Z15, Z14
+	VSHUFF32X4 $0x44, Z10, Z6, Z17
+	VSHUFF32X4 $0x88, Z17, Z14, Z18
+	VMOVUPS    Z18, (AX)
+	VSHUFF32X4 $0xdd, Z17, Z14, Z14
+	VMOVUPS    Z14, 256(AX)
+	VSHUFF32X4 $0xee, Z2, Z15, Z2
+	VSHUFF32X4 $0xee, Z10, Z6, Z6
+	VSHUFF32X4 $0x88, Z6, Z2, Z10
+	VMOVUPS    Z10, 512(AX)
+	VSHUFF32X4 $0xdd, Z6, Z2, Z2
+	VMOVUPS    Z2, 768(AX)
+	VSHUFF32X4 $0x44, Z3, Z1, Z2
+	VSHUFF32X4 $0x44, Z11, Z7, Z6
+	VSHUFF32X4 $0x88, Z6, Z2, Z10
+	VMOVUPS    Z10, 64(AX)
+	VSHUFF32X4 $0xdd, Z6, Z2, Z2
+	VMOVUPS    Z2, 320(AX)
+	VSHUFF32X4 $0xee, Z3, Z1, Z1
+	VSHUFF32X4 $0xee, Z11, Z7, Z2
+	VSHUFF32X4 $0x88, Z2, Z1, Z3
+	VMOVUPS    Z3, 576(AX)
+	VSHUFF32X4 $0xdd, Z2, Z1, Z1
+	VMOVUPS    Z1, 832(AX)
+	VSHUFF32X4 $0x44, Z5, Z16, Z1
+	VSHUFF32X4 $0x44, Z13, Z9, Z2
+	VSHUFF32X4 $0x88, Z2, Z1, Z3
+	VMOVUPS    Z3, 128(AX)
+	VSHUFF32X4 $0xdd, Z2, Z1, Z1
+	VMOVUPS    Z1, 384(AX)
+	VSHUFF32X4 $0xee, Z5, Z16, Z1
+	VSHUFF32X4 $0xee, Z13, Z9, Z2
+	VSHUFF32X4 $0x88, Z2, Z1, Z3
+	VMOVUPS    Z3, 640(AX)
+	VSHUFF32X4 $0xdd, Z2, Z1, Z1
+	VMOVUPS    Z1, 896(AX)
+	VSHUFF32X4 $0x44, Z4, Z0, Z1
+	VSHUFF32X4 $0x44, Z12, Z8, Z2
+	VSHUFF32X4 $0x88, Z2, Z1, Z3
+	VMOVUPS    Z3, 192(AX)
+	VSHUFF32X4 $0xdd, Z2, Z1, Z1
+	VMOVUPS    Z1, 448(AX)
+	VSHUFF32X4 $0xee, Z4, Z0, Z0
+	VSHUFF32X4 $0xee, Z12, Z8, Z1
+	VSHUFF32X4 $0x88, Z1, Z0, Z2
+	VMOVUPS    Z2, 704(AX)
+	VSHUFF32X4 $0xdd, Z1, Z0, Z0
+	VMOVUPS    Z0, 960(AX)
+	VZEROUPPER
+	RET
+
+// func weightsAbsAVX512(p *byte, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·weightsAbsAVX512(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	MOVQ CX, CX
+
+each34:
+	VMOVUPS (AX), Z0
+	VANDPS  absMaskK<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 2048(AX)
+	VMOVUPS 64(AX), Z0
+	VANDPS  absMaskK<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 2112(AX)
+	VMOVUPS 128(AX), Z0
+	VANDPS  absMaskK<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 2176(AX)
+	VMOVUPS 192(AX), Z0
+	VANDPS  absMaskK<>+0(SB), Z0, Z0
+	VMOVUPS Z0, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each34
+	VZEROUPPER
+	RET
+
+// func weightsSquareAVX512(p *byte, n int)
+// Requires: AVX, AVX512F
+TEXT ·weightsSquareAVX512(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ n+8(FP), CX
+	MOVQ CX, CX
+
+each35:
+	VMOVUPS (AX), Z0
+	VMULPS  Z0, Z0, Z0
+	VMOVUPS Z0, 2048(AX)
+	VMOVUPS 64(AX), Z0
+	VMULPS  Z0, Z0, Z0
+	VMOVUPS Z0, 2112(AX)
+	VMOVUPS 128(AX), Z0
+	VMULPS  Z0, Z0, Z0
+	VMOVUPS Z0, 2176(AX)
+	VMOVUPS 192(AX), Z0
+	VMULPS  Z0, Z0, Z0
+	VMOVUPS Z0, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each35
+	VZEROUPPER
+	RET
+
+// func weightsMeanAVX512(p *byte, n int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·weightsMeanAVX512(SB), NOSPLIT, $0-16
+	MOVQ   p+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VPXORD Z0, Z0, Z0
+	MOVQ   AX, DX
+	MOVQ   CX, BX
+
+each36:
+	VMOVUPS (DX), Z1
+	VMULPS  Z1, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS 64(DX), Z1
+	VMULPS  Z1, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS 128(DX), Z1
+	VMULPS  Z1, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS 192(DX), Z1
+	VMULPS  Z1, Z1, Z1
+	VADDPS  Z1, Z0, Z0
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each36
+	VMULPS  thirtySecond<>+0(SB), Z0, Z0
+	VSQRTPS Z0, Z0
+	MOVQ    CX, CX
+
+each37:
+	VMOVUPS (AX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z1
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z1, 2048(AX)
+	VMOVUPS 64(AX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z1
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z1, 2112(AX)
+	VMOVUPS 128(AX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z1
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z1, 2176(AX)
+	VMOVUPS 192(AX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z1
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z1, 2240(AX)
+	ADDQ    $0x00000100, AX
+	SUBQ    $0x00000004, CX
+	JNZ     each37
+	VZEROUPPER
+	RET
+
+// func weightsImportanceAVX512(p *byte, n int)
+// Requires: AVX, AVX512F
+TEXT ·weightsImportanceAVX512(SB), NOSPLIT, $0-16
+	MOVQ    p+0(FP), AX
+	MOVQ    n+8(FP), CX
+	VPXORD  Z0, Z0, Z0
+	VMOVUPS 6464(AX), Z1
+	MOVQ    AX, DX
+
+each38:
+	VMOVUPS (DX), Z2
+	VMULPS  Z2, Z2, Z2
+	VADDPS  Z2, Z1, Z2
+	VSQRTPS Z2, Z2
+	VMULPS  2048(DX), Z2, Z2
+	VMOVUPS Z2, 2048(DX)
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 64(DX), Z2
+	VMULPS  Z2, Z2, Z2
+	VADDPS  Z2, Z1, Z2
+	VSQRTPS Z2, Z2
+	VMULPS  2112(DX), Z2, Z2
+	VMOVUPS Z2, 2112(DX)
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 128(DX), Z2
+	VMULPS  Z2, Z2, Z2
+	VADDPS  Z2, Z1, Z2
+	VSQRTPS Z2, Z2
+	VMULPS  2176(DX), Z2, Z2
+	VMOVUPS Z2, 2176(DX)
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 192(DX), Z2
+	VMULPS  Z2, Z2, Z2
+	VADDPS  Z2, Z1, Z2
+	VSQRTPS Z2, Z2
+	VMULPS  2240(DX), Z2, Z2
+	VMOVUPS Z2, 2240(DX)
+	VADDPS  Z2, Z0, Z0
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, CX
+	JNZ     each38
+	VMOVUPS Z0, 6400(AX)
+	VZEROUPPER
+	RET
+
+// func fitAffineAVX512(p *byte, n int, top float32, trials *float32, count int)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·fitAffineAVX512(SB), NOSPLIT, $0-40
+	MOVQ         p+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VPXORD       Z0, Z0, Z0
+	VMOVUPS      roundMagic<>+0(SB), Z1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Z2
+	VMOVUPS      (AX), Z8
+	VMOVUPS      2048(AX), Z10
+	VMOVAPS      Z8, Z9
+	VMULPS       Z8, Z10, Z11
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+	ADDQ         $0x00000040, DX
+	SUBQ         $0x00000001, BX
+
+each39:
+	VMOVUPS (DX), Z12
+	VMOVUPS 2048(DX), Z13
+	VMINPS  Z8, Z12, Z8
+	VMAXPS  Z9, Z12, Z9
+	VADDPS  Z13, Z10, Z10
+	VMULPS  Z12, Z13, Z13
+	VADDPS  Z13, Z11, Z11
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000001, BX
+	JNZ     each39
+	VMOVUPS Z9, 6720(AX)
+	VMOVUPS Z10, 6400(AX)
+	VMOVUPS Z11, 6592(AX)
+	VMOVUPS Z8, 6656(AX)
+	VMINPS  Z8, Z0, Z8
+	VMOVUPS Z8, 6784(AX)
+	VMOVUPS Z8, 6336(AX)
+	VMOVUPS Z0, 6528(AX)
+	VMOVUPS oneK<>+0(SB), Z10
+	VSUBPS  Z8, Z9, Z9
+	VDIVPS  Z9, Z2, Z9
+	VMOVUPS Z9, 6272(AX)
+	VMOVUPS 6528(AX), Z11
+	VMOVUPS 6656(AX), Z12
+	VSUBPS  Z8, Z12, Z12
+	VMULPS  Z9, Z12, Z12
+	VANDPS  absMaskK<>+0(SB), Z12, Z12
+	VCMPPS  $0x06, farLevel<>+0(SB), Z12, K1
+	VMOVAPS Z10, K1, Z11
+	VMOVUPS 6720(AX), Z12
+	VSUBPS  Z8, Z12, Z12
+	VMULPS  Z9, Z12, Z12
+	VANDPS  absMaskK<>+0(SB), Z12, Z12
+	VCMPPS  $0x06, farLevel<>+0(SB), Z12, K1
+	VMOVAPS Z10, K1, Z11
+	VMOVUPS Z11, 6528(AX)
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each40:
+	VMOVUPS (DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4096(DX)
+	VMOVUPS 64(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4160(DX)
+	VMOVUPS 128(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4224(DX)
+	VMOVUPS 192(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each40
+	VDIVPS  Z9, Z10, Z9
+	VMOVUPS Z9, 6144(AX)
+	VPXORD  Z3, Z3, Z3
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each41:
+	VMULPS  4096(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  (DX), Z11, Z11
+	VMULPS  Z11, Z11, Z11
+	VMULPS  2048(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4160(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  64(DX), Z11, Z11
+	VMULPS  Z11, Z11, Z11
+	VMULPS  2112(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4224(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  128(DX), Z11, Z11
+	VMULPS  Z11, Z11, Z11
+	VMULPS  2176(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4288(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  192(DX), Z11, Z11
+	VMULPS  Z11, Z11, Z11
+	VMULPS  2240(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each41
+	VMOVUPS Z3, 6848(AX)
+	MOVQ    trials+24(FP), DX
+	MOVQ    count+32(FP), BX
+
+trial42:
+	VMOVUPS      6784(AX), Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VMOVUPS      6720(AX), Z9
+	VSUBPS       Z3, Z9, Z9
+	VBROADCASTSS (DX), Z8
+	VDIVPS       Z9, Z8, Z8
+	VMOVUPS      6528(AX), Z9
+	VMOVUPS      6656(AX), Z11
+	VSUBPS       Z3, Z11, Z11
+	VMULPS       Z8, Z11, Z11
+	VANDPS       absMaskK<>+0(SB), Z11, Z11
+	VCMPPS       $0x06, farLevel<>+0(SB), Z11, K1
+	VMOVAPS      Z10, K1, Z9
+	VMOVUPS      6720(AX), Z11
+	VSUBPS       Z3, Z11, Z11
+	VMULPS       Z8, Z11, Z11
+	VANDPS       absMaskK<>+0(SB), Z11, Z11
+	VCMPPS       $0x06, farLevel<>+0(SB), Z11, K1
+	VMOVAPS      Z10, K1, Z9
+	VMOVUPS      Z9, 6528(AX)
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each45:
+	VMOVUPS  (SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4096(SI)
+	VMULPS   2048(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   (SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  64(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4160(SI)
+	VMULPS   2112(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   64(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  128(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4224(SI)
+	VMULPS   2176(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   128(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  192(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4288(SI)
+	VMULPS   2240(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   192(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	ADDQ     $0x00000100, SI
+	SUBQ     $0x00000004, DI
+	JNZ      each45
+	VMOVUPS  6400(AX), Z9
+	VMOVUPS  6400(AX), Z11
+	VMOVUPS  6592(AX), Z12
+	VMULPS   Z5, Z9, Z9
+	VMULPS   Z4, Z4, Z13
+	VSUBPS   Z13, Z9, Z9
+	VCMPPS   $0x1e, Z0, Z9, K1
+	KORTESTW K1, K1
+	JZ       next43
+	VMULPS   Z6, Z11, Z11
+	VMULPS   Z4, Z12, Z13
+	VSUBPS   Z13, Z11, Z11
+	VDIVPS   Z9, Z11, Z11
+	VMULPS   Z5, Z12, Z12
+	VMULPS   Z6, Z4, Z13
+	VSUBPS   Z13, Z12, Z12
+	VDIVPS   Z9, Z12, Z12
+	VCMPPS   $0x1e, Z0, Z12, K2
+	KORTESTW K2, K2
+	JZ       solved44
+	VMOVAPS  Z0, K2, Z12
+	VDIVPS   Z5, Z6, Z6
+	VMOVAPS  Z6, K2, Z11
+
+solved44:
+	VPXORD Z7, Z7, Z7
+	MOVQ   AX, SI
+	MOVQ   CX, DI
+
+each46:
+	VMULPS   4096(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   (SI), Z9, Z9
+	VMULPS   Z9, Z9, Z9
+	VMULPS   2048(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4160(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   64(SI), Z9, Z9
+	VMULPS   Z9, Z9, Z9
+	VMULPS   2112(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4224(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   128(SI), Z9, Z9
+	VMULPS   Z9, Z9, Z9
+	VMULPS   2176(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4288(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   192(SI), Z9, Z9
+	VMULPS   Z9, Z9, Z9
+	VMULPS   2240(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	ADDQ     $0x00000100, SI
+	SUBQ     $0x00000004, DI
+	JNZ      each46
+	VMOVUPS  6848(AX), Z9
+	VCMPPS   $0x11, Z9, Z7, K2
+	KANDW    K1, K2, K2
+	KORTESTW K2, K2
+	JZ       next43
+	VMOVAPS  Z7, K2, Z9
+	VMOVUPS  Z9, 6848(AX)
+	VMOVUPS  6144(AX), Z9
+	VMOVAPS  Z11, K2, Z9
+	VMOVUPS  Z9, 6144(AX)
+	VMOVUPS  6272(AX), Z9
+	VMOVAPS  Z8, K2, Z9
+	VMOVUPS  Z9, 6272(AX)
+	VMOVUPS  6336(AX), Z8
+	VMOVAPS  Z3, K2, Z8
+	VMOVUPS  Z8, 6336(AX)
+	VMOVUPS  6784(AX), Z3
+	VMOVAPS  Z12, K2, Z3
+	VMOVUPS  Z3, 6784(AX)
+
+next43:
+	ADDQ    $0x04, DX
+	DECQ    BX
+	JNZ     trial42
+	VMOVUPS 6656(AX), Z1
+	VMOVUPS 6784(AX), Z2
+	VMINPS  Z1, Z0, Z1
+	VMOVUPS 6720(AX), Z3
+	VCMPPS  $0x12, Z1, Z3, K1
+	VMOVUPS 6144(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6144(AX)
+	VMOVUPS 6272(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6272(AX)
+	VMOVUPS 6528(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6528(AX)
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS 6336(AX), Z0
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 6336(AX)
+	VMOVUPS signMaskK<>+0(SB), Z0
+	VXORPS  Z0, Z2, Z2
+	VMOVUPS Z2, 6208(AX)
+	VZEROUPPER
+	RET
+
+// func fitAffineAbsAVX512(p *byte, n int, top float32, trials *float32, count int)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·fitAffineAbsAVX512(SB), NOSPLIT, $0-40
+	MOVQ         p+0(FP), AX
+	MOVQ         n+8(FP), CX
+	VPXORD       Z0, Z0, Z0
+	VMOVUPS      roundMagic<>+0(SB), Z1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Z2
+	VMOVUPS      (AX), Z8
+	VMOVUPS      2048(AX), Z10
+	VMOVAPS      Z8, Z9
+	VMULPS       Z8, Z10, Z11
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+	ADDQ         $0x00000040, DX
+	SUBQ         $0x00000001, BX
+
+each47:
+	VMOVUPS (DX), Z12
+	VMOVUPS 2048(DX), Z13
+	VMINPS  Z8, Z12, Z8
+	VMAXPS  Z9, Z12, Z9
+	VADDPS  Z13, Z10, Z10
+	VMULPS  Z12, Z13, Z13
+	VADDPS  Z13, Z11, Z11
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000001, BX
+	JNZ     each47
+	VMOVUPS Z9, 6720(AX)
+	VMOVUPS Z10, 6400(AX)
+	VMOVUPS Z11, 6592(AX)
+	VMOVUPS Z8, 6656(AX)
+	VMINPS  Z8, Z0, Z8
+	VMOVUPS Z8, 6784(AX)
+	VMOVUPS Z8, 6336(AX)
+	VMOVUPS Z0, 6528(AX)
+	VMOVUPS oneK<>+0(SB), Z10
+	VSUBPS  Z8, Z9, Z9
+	VDIVPS  Z9, Z2, Z9
+	VMOVUPS Z9, 6272(AX)
+	VMOVUPS 6528(AX), Z11
+	VMOVUPS 6656(AX), Z12
+	VSUBPS  Z8, Z12, Z12
+	VMULPS  Z9, Z12, Z12
+	VANDPS  absMaskK<>+0(SB), Z12, Z12
+	VCMPPS  $0x06, farLevel<>+0(SB), Z12, K1
+	VMOVAPS Z10, K1, Z11
+	VMOVUPS 6720(AX), Z12
+	VSUBPS  Z8, Z12, Z12
+	VMULPS  Z9, Z12, Z12
+	VANDPS  absMaskK<>+0(SB), Z12, Z12
+	VCMPPS  $0x06, farLevel<>+0(SB), Z12, K1
+	VMOVAPS Z10, K1, Z11
+	VMOVUPS Z11, 6528(AX)
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each48:
+	VMOVUPS (DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4096(DX)
+	VMOVUPS 64(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4160(DX)
+	VMOVUPS 128(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4224(DX)
+	VMOVUPS 192(DX), Z11
+	VSUBPS  Z8, Z11, Z11
+	VMULPS  Z9, Z11, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z0, Z11, Z11
+	VMINPS  Z2, Z11, Z11
+	VMOVUPS Z11, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each48
+	VDIVPS  Z9, Z10, Z9
+	VMOVUPS Z9, 6144(AX)
+	VPXORD  Z3, Z3, Z3
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each49:
+	VMULPS  4096(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  (DX), Z11, Z11
+	VANDPS  absMaskK<>+0(SB), Z11, Z11
+	VMULPS  2048(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4160(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  64(DX), Z11, Z11
+	VANDPS  absMaskK<>+0(SB), Z11, Z11
+	VMULPS  2112(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4224(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  128(DX), Z11, Z11
+	VANDPS  absMaskK<>+0(SB), Z11, Z11
+	VMULPS  2176(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	VMULPS  4288(DX), Z9, Z11
+	VADDPS  Z8, Z11, Z11
+	VSUBPS  192(DX), Z11, Z11
+	VANDPS  absMaskK<>+0(SB), Z11, Z11
+	VMULPS  2240(DX), Z11, Z11
+	VADDPS  Z11, Z3, Z3
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each49
+	VMOVUPS Z3, 6848(AX)
+	MOVQ    trials+24(FP), DX
+	MOVQ    count+32(FP), BX
+
+trial50:
+	VMOVUPS      6784(AX), Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VMOVUPS      6720(AX), Z9
+	VSUBPS       Z3, Z9, Z9
+	VBROADCASTSS (DX), Z8
+	VDIVPS       Z9, Z8, Z8
+	VMOVUPS      6528(AX), Z9
+	VMOVUPS      6656(AX), Z11
+	VSUBPS       Z3, Z11, Z11
+	VMULPS       Z8, Z11, Z11
+	VANDPS       absMaskK<>+0(SB), Z11, Z11
+	VCMPPS       $0x06, farLevel<>+0(SB), Z11, K1
+	VMOVAPS      Z10, K1, Z9
+	VMOVUPS      6720(AX), Z11
+	VSUBPS       Z3, Z11, Z11
+	VMULPS       Z8, Z11, Z11
+	VANDPS       absMaskK<>+0(SB), Z11, Z11
+	VCMPPS       $0x06, farLevel<>+0(SB), Z11, K1
+	VMOVAPS      Z10, K1, Z9
+	VMOVUPS      Z9, 6528(AX)
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each53:
+	VMOVUPS  (SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4096(SI)
+	VMULPS   2048(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   (SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  64(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4160(SI)
+	VMULPS   2112(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   64(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  128(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4224(SI)
+	VMULPS   2176(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   128(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	VMOVUPS  192(SI), Z9
+	VSUBPS   Z3, Z9, Z9
+	VMULPS   Z8, Z9, Z9
+	VADDPS   Z1, Z9, Z9
+	VSUBPS   Z1, Z9, Z9
+	VMAXPS   Z0, Z9, Z9
+	VMINPS   Z2, Z9, Z9
+	VMOVUPS  Z9, 4288(SI)
+	VMULPS   2240(SI), Z9, Z11
+	VADDPS   Z11, Z4, Z4
+	VMULPS   Z11, Z9, Z9
+	VADDPS   Z9, Z5, Z5
+	VMULPS   192(SI), Z11, Z11
+	VADDPS   Z11, Z6, Z6
+	ADDQ     $0x00000100, SI
+	SUBQ     $0x00000004, DI
+	JNZ      each53
+	VMOVUPS  6400(AX), Z9
+	VMOVUPS  6400(AX), Z11
+	VMOVUPS  6592(AX), Z12
+	VMULPS   Z5, Z9, Z9
+	VMULPS   Z4, Z4, Z13
+	VSUBPS   Z13, Z9, Z9
+	VCMPPS   $0x1e, Z0, Z9, K1
+	KORTESTW K1, K1
+	JZ       next51
+	VMULPS   Z6, Z11, Z11
+	VMULPS   Z4, Z12, Z13
+	VSUBPS   Z13, Z11, Z11
+	VDIVPS   Z9, Z11, Z11
+	VMULPS   Z5, Z12, Z12
+	VMULPS   Z6, Z4, Z13
+	VSUBPS   Z13, Z12, Z12
+	VDIVPS   Z9, Z12, Z12
+	VCMPPS   $0x1e, Z0, Z12, K2
+	KORTESTW K2, K2
+	JZ       solved52
+	VMOVAPS  Z0, K2, Z12
+	VDIVPS   Z5, Z6, Z6
+	VMOVAPS  Z6, K2, Z11
+
+solved52:
+	VPXORD Z7, Z7, Z7
+	MOVQ   AX, SI
+	MOVQ   CX, DI
+
+each54:
+	VMULPS   4096(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   (SI), Z9, Z9
+	VANDPS   absMaskK<>+0(SB), Z9, Z9
+	VMULPS   2048(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4160(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   64(SI), Z9, Z9
+	VANDPS   absMaskK<>+0(SB), Z9, Z9
+	VMULPS   2112(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4224(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   128(SI), Z9, Z9
+	VANDPS   absMaskK<>+0(SB), Z9, Z9
+	VMULPS   2176(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	VMULPS   4288(SI), Z11, Z9
+	VADDPS   Z12, Z9, Z9
+	VSUBPS   192(SI), Z9, Z9
+	VANDPS   absMaskK<>+0(SB), Z9, Z9
+	VMULPS   2240(SI), Z9, Z9
+	VADDPS   Z9, Z7, Z7
+	ADDQ     $0x00000100, SI
+	SUBQ     $0x00000004, DI
+	JNZ      each54
+	VMOVUPS  6848(AX), Z9
+	VCMPPS   $0x11, Z9, Z7, K2
+	KANDW    K1, K2, K2
+	KORTESTW K2, K2
+	JZ       next51
+	VMOVAPS  Z7, K2, Z9
+	VMOVUPS  Z9, 6848(AX)
+	VMOVUPS  6144(AX), Z9
+	VMOVAPS  Z11, K2, Z9
+	VMOVUPS  Z9, 6144(AX)
+	VMOVUPS  6272(AX), Z9
+	VMOVAPS  Z8, K2, Z9
+	VMOVUPS  Z9, 6272(AX)
+	VMOVUPS  6336(AX), Z8
+	VMOVAPS  Z3, K2, Z8
+	VMOVUPS  Z8, 6336(AX)
+	VMOVUPS  6784(AX), Z3
+	VMOVAPS  Z12, K2, Z3
+	VMOVUPS  Z3, 6784(AX)
+
+next51:
+	ADDQ    $0x04, DX
+	DECQ    BX
+	JNZ     trial50
+	VMOVUPS 6656(AX), Z1
+	VMOVUPS 6784(AX), Z2
+	VMINPS  Z1, Z0, Z1
+	VMOVUPS 6720(AX), Z3
+	VCMPPS  $0x12, Z1, Z3, K1
+	VMOVUPS 6144(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6144(AX)
+	VMOVUPS 6272(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6272(AX)
+	VMOVUPS 6528(AX), Z3
+	VMOVAPS Z0, K1, Z3
+	VMOVUPS Z3, 6528(AX)
+	VMOVAPS Z1, K1, Z2
+	VMOVUPS 6336(AX), Z0
+	VMOVAPS Z1, K1, Z0
+	VMOVUPS Z0, 6336(AX)
+	VMOVUPS signMaskK<>+0(SB), Z0
+	VXORPS  Z0, Z2, Z2
+	VMOVUPS Z2, 6208(AX)
+	VZEROUPPER
+	RET
+
+// func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·fitSignedAVX512(SB), NOSPLIT, $0-40
+	MOVQ   p+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   AX, DX
+	MOVQ   CX, BX
+
+each55:
+	VMOVUPS      (DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      64(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      128(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      192(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	ADDQ         $0x00000100, DX
+	SUBQ         $0x00000004, BX
+	JNZ          each55
+	VMOVUPS      Z1, 6720(AX)
+	VPXORD       Z4, Z4, Z4
+	VMOVUPS      roundMagic<>+0(SB), Z1
+	MOVSS        half+16(FP), X2
+	VBROADCASTSS X2, Z2
+	MOVSS        half+16(FP), X3
+	VBROADCASTSS X3, Z3
+	VXORPS       signMaskK<>+0(SB), Z2, Z2
+	VSUBPS       oneK<>+0(SB), Z3, Z3
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each56:
+	VMOVUPS (DX), Z10
+	VMULPS  2048(DX), Z10, Z10
+	VMOVUPS Z10, 4096(DX)
+	VMOVUPS 64(DX), Z10
+	VMULPS  2112(DX), Z10, Z10
+	VMOVUPS Z10, 4160(DX)
+	VMOVUPS 128(DX), Z10
+	VMULPS  2176(DX), Z10, Z10
+	VMOVUPS Z10, 4224(DX)
+	VMOVUPS 192(DX), Z10
+	VMULPS  2240(DX), Z10, Z10
+	VMOVUPS Z10, 4288(DX)
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each56
+	VPXORD  Z5, Z5, Z5
+	VDIVPS  Z0, Z2, Z10
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each57:
+	VMULPS  (DX), Z10, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4096(DX), Z11, Z12
+	VADDPS  Z12, Z6, Z6
+	VMULPS  2048(DX), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z7, Z7
+	VMULPS  64(DX), Z10, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4160(DX), Z11, Z12
+	VADDPS  Z12, Z6, Z6
+	VMULPS  2112(DX), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z7, Z7
+	VMULPS  128(DX), Z10, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4224(DX), Z11, Z12
+	VADDPS  Z12, Z6, Z6
+	VMULPS  2176(DX), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z7, Z7
+	VMULPS  192(DX), Z10, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4288(DX), Z11, Z12
+	VADDPS  Z12, Z6, Z6
+	VMULPS  2240(DX), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z7, Z7
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each57
+	VCMPPS  $0x04, Z4, Z7, K1
+	VDIVPS  Z7, Z6, Z7
+	VMOVAPS Z7, K1, Z5
+	VMULPS  Z6, Z5, Z6
+	MOVQ    trials+24(FP), DX
+	MOVQ    count+32(FP), BX
+
+trial58:
+	VBROADCASTSS (DX), Z7
+	VDIVPS       Z0, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	MOVQ         AX, SI
+	MOVQ         CX, DI
+
+each59:
+	VMULPS  (SI), Z7, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4096(SI), Z11, Z12
+	VADDPS  Z12, Z8, Z8
+	VMULPS  2048(SI), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z9, Z9
+	VMULPS  64(SI), Z7, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4160(SI), Z11, Z12
+	VADDPS  Z12, Z8, Z8
+	VMULPS  2112(SI), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z9, Z9
+	VMULPS  128(SI), Z7, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4224(SI), Z11, Z12
+	VADDPS  Z12, Z8, Z8
+	VMULPS  2176(SI), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z9, Z9
+	VMULPS  192(SI), Z7, Z11
+	VADDPS  Z1, Z11, Z11
+	VSUBPS  Z1, Z11, Z11
+	VMAXPS  Z2, Z11, Z11
+	VMINPS  Z3, Z11, Z11
+	VMULPS  4288(SI), Z11, Z12
+	VADDPS  Z12, Z8, Z8
+	VMULPS  2240(SI), Z11, Z12
+	VMULPS  Z11, Z12, Z12
+	VADDPS  Z12, Z9, Z9
+	ADDQ    $0x00000100, SI
+	SUBQ    $0x00000004, DI
+	JNZ     each59
+	VMULPS  Z8, Z8, Z11
+	VMULPS  Z9, Z6, Z12
+	VCMPPS  $0x1e, Z12, Z11, K1
+	VCMPPS  $0x1e, Z4, Z9, K2
+	KANDW   K2, K1, K1
+	VDIVPS  Z9, Z8, Z11
+	VMULPS  Z8, Z11, Z12
+	VMOVAPS Z11, K1, Z5
+	VMOVAPS Z12, K1, Z6
+	VMOVAPS Z7, K1, Z10
+	ADDQ    $0x04, DX
+	DECQ    BX
+	JNZ     trial58
+	VMOVUPS 6720(AX), Z0
+	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
+	VMOVAPS Z4, K1, Z5
+	VMOVAPS Z4, K1, Z10
+	VMOVUPS Z5, 6144(AX)
+	VMOVUPS Z10, 6272(AX)
+	VZEROUPPER
+	RET
+
+// func fitGreedyAVX512(p *byte, half float32)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-12
+	MOVQ   p+0(FP), AX
+	MOVQ   $0x00000010, CX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   AX, DX
+	MOVQ   CX, BX
+
+each60:
+	VMOVUPS      (DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      64(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      128(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMOVUPS      192(DX), Z2
+	VANDPS       absMaskK<>+0(SB), Z2, Z3
+	VCMPPS       $0x1e, Z1, Z3, K1
+	VMOVAPS      Z2, K1, Z0
+	VMAXPS       Z1, Z3, Z1
+	ADDQ         $0x00000100, DX
+	SUBQ         $0x00000004, BX
+	JNZ          each60
+	VMOVUPS      Z1, 6720(AX)
+	VPXORD       Z4, Z4, Z4
+	VMOVUPS      roundMagic<>+0(SB), Z1
+	MOVSS        half+8(FP), X2
+	VBROADCASTSS X2, Z2
+	MOVSS        half+8(FP), X3
+	VBROADCASTSS X3, Z3
+	VXORPS       signMaskK<>+0(SB), Z2, Z2
+	VSUBPS       oneK<>+0(SB), Z3, Z3
+	VCVTTPS2DQ   Z2, Z8
+	VCVTTPS2DQ   Z3, Z9
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VDIVPS       Z0, Z2, Z0
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each61:
+	VMOVUPS (DX), Z10
+	VMULPS  Z0, Z10, Z12
+	VADDPS  Z1, Z12, Z12
+	VSUBPS  Z1, Z12, Z12
+	VMAXPS  Z2, Z12, Z12
+	VMINPS  Z3, Z12, Z12
+	VMOVUPS Z12, 4096(DX)
+	VMULPS  Z10, Z10, Z11
+	VMOVUPS Z11, 2048(DX)
+	VMULPS  Z10, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z5, Z5
+	VMULPS  Z12, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z6, Z6
+	VMOVUPS 64(DX), Z10
+	VMULPS  Z0, Z10, Z12
+	VADDPS  Z1, Z12, Z12
+	VSUBPS  Z1, Z12, Z12
+	VMAXPS  Z2, Z12, Z12
+	VMINPS  Z3, Z12, Z12
+	VMOVUPS Z12, 4160(DX)
+	VMULPS  Z10, Z10, Z11
+	VMOVUPS Z11, 2112(DX)
+	VMULPS  Z10, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z5, Z5
+	VMULPS  Z12, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z6, Z6
+	VMOVUPS 128(DX), Z10
+	VMULPS  Z0, Z10, Z12
+	VADDPS  Z1, Z12, Z12
+	VSUBPS  Z1, Z12, Z12
+	VMAXPS  Z2, Z12, Z12
+	VMINPS  Z3, Z12, Z12
+	VMOVUPS Z12, 4224(DX)
+	VMULPS  Z10, Z10, Z11
+	VMOVUPS Z11, 2176(DX)
+	VMULPS  Z10, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z5, Z5
+	VMULPS  Z12, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z6, Z6
+	VMOVUPS 192(DX), Z10
+	VMULPS  Z0, Z10, Z12
+	VADDPS  Z1, Z12, Z12
+	VSUBPS  Z1, Z12, Z12
+	VMAXPS  Z2, Z12, Z12
+	VMINPS  Z3, Z12, Z12
+	VMOVUPS Z12, 4288(DX)
+	VMULPS  Z10, Z10, Z11
+	VMOVUPS Z11, 2240(DX)
+	VMULPS  Z10, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z5, Z5
+	VMULPS  Z12, Z11, Z10
+	VMULPS  Z12, Z10, Z10
+	VADDPS  Z10, Z6, Z6
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each61
+	MOVQ    $0x00000005, DX
+
+round62:
+	VMOVUPS Z4, 6528(AX)
+	MOVQ    AX, BX
+	MOVQ    CX, SI
+
+each64:
+	VMOVUPS   (BX), Z0
+	VMOVUPS   4096(BX), Z2
+	VMULPS    2048(BX), Z0, Z3
+	VMULPS    Z2, Z3, Z12
+	VSUBPS    Z12, Z5, Z10
+	VMULPS    2048(BX), Z2, Z12
+	VMULPS    Z2, Z12, Z12
+	VSUBPS    Z12, Z6, Z11
+	VCMPPS    $0x1e, Z4, Z10, K1
+	VMULPS    Z11, Z0, Z0
+	VDIVPS    Z10, Z0, Z0
+	VADDPS    Z1, Z0, Z0
+	VPANDD    mantissa<>+0(SB), Z0, Z0
+	VPSUBD    mantissaBias<>+0(SB), Z0, Z0
+	VPMAXSD   Z8, Z0, Z0
+	VPMINSD   Z9, Z0, Z0
+	VCVTDQ2PS Z0, Z0
+	VCMPPS    $0x04, Z2, Z0, K2
+	KANDW     K2, K1, K1
+	VMULPS    Z0, Z3, Z12
+	VADDPS    Z12, Z10, Z10
+	VMULPS    2048(BX), Z0, Z12
+	VMULPS    Z0, Z12, Z12
+	VADDPS    Z12, Z11, Z11
+	VCMPPS    $0x1e, Z4, Z11, K2
+	KANDW     K2, K1, K1
+	VMULPS    Z10, Z10, Z12
+	VMULPS    Z6, Z12, Z12
+	VMULPS    Z5, Z5, Z3
+	VMULPS    Z11, Z3, Z3
+	VCMPPS    $0x1e, Z3, Z12, K2
+	KANDW     K2, K1, K1
+	VMOVAPS   Z0, K1, Z2
+	VMOVAPS   Z10, K1, Z5
+	VMOVAPS   Z11, K1, Z6
+	VMOVUPS   Z2, 4096(BX)
+	VMOVUPS   6528(AX), Z0
+	VMOVAPS   Z1, K1, Z0
+	VMOVUPS   Z0, 6528(AX)
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000001, SI
+	JNZ       each64
+	VMOVUPS   6528(AX), Z0
+	VCMPPS    $0x04, Z4, Z0, K1
+	KORTESTW  K1, K1
+	JZ        done63
+	DECQ      DX
+	JNZ       round62
+
+done63:
+	VPXORD  Z7, Z7, Z7
+	VDIVPS  Z6, Z5, Z0
+	VCMPPS  $0x1e, Z4, Z6, K1
+	VMOVAPS Z0, K1, Z7
+	VMOVUPS 6720(AX), Z0
+	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
+	VMOVAPS Z4, K1, Z7
+	VMOVUPS Z7, 6144(AX)
+	VZEROUPPER
+	RET
+
+// func levelsAffineAVX512(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// Requires: AVX, AVX512F, SSE
+TEXT ·levelsAffineAVX512(SB), NOSPLIT, $0-48
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         scale+24(FP), DX
+	MOVQ         groups+40(FP), BX
+	VMOVUPS      roundMagic<>+0(SB), Z0
+	MOVQ         minimum+32(FP), SI
+	VPXORD       Z1, Z1, Z1
+	MOVSS        top+16(FP), X2
+	VBROADCASTSS X2, Z2
+	VCVTTPS2DQ   Z2, Z2
+
+levels65:
+	VBROADCASTSS (DX), Z3
+	VBROADCASTSS (SI), Z4
+	VMOVUPS      (CX), Z5
+	VADDPS       Z4, Z5, Z5
+	VDIVPS       Z3, Z5, Z5
+	VADDPS       Z0, Z5, Z5
+	VPANDD       mantissa<>+0(SB), Z5, Z5
+	VPSUBD       mantissaBias<>+0(SB), Z5, Z5
+	VPMAXSD      Z1, Z5, Z5
+	VPMINSD      Z2, Z5, Z5
+	VPMOVDB      Z5, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, SI
+	DECQ         BX
+	JNZ          levels65
+	VZEROUPPER
+	RET
+
+// func levelsSignedAVX512(levels *byte, x *float32, half float32, scale *float32, groups int)
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·levelsSignedAVX512(SB), NOSPLIT, $0-40
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         scale+24(FP), DX
+	MOVQ         groups+32(FP), BX
+	VMOVUPS      roundMagic<>+0(SB), Z0
+	MOVSS        half+16(FP), X1
+	VBROADCASTSS X1, Z1
+	VXORPS       signMaskK<>+0(SB), Z1, Z2
+	VSUBPS       oneK<>+0(SB), Z1, Z3
+	VCVTTPS2DQ   Z1, Z1
+	VCVTTPS2DQ   Z2, Z2
+	VCVTTPS2DQ   Z3, Z3
+
+levels66:
+	VBROADCASTSS (DX), Z4
+	VMOVUPS      (CX), Z5
+	VDIVPS       Z4, Z5, Z5
+	VADDPS       Z0, Z5, Z5
+	VPANDD       mantissa<>+0(SB), Z5, Z5
+	VPSUBD       mantissaBias<>+0(SB), Z5, Z5
+	VPMAXSD      Z2, Z5, Z5
+	VPMINSD      Z3, Z5, Z5
+	VPADDD       Z1, Z5, Z5
+	VPMOVDB      Z5, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          levels66
 	VZEROUPPER
 	RET

@@ -36,3 +36,69 @@ func encodeQ4_1AVX2(dst *byte, x *float32, blocks int)
 
 // encodeQ5_1AVX2: quant.Encode(quant.Q5_1, dst, x[:32*blocks], nil)
 func encodeQ5_1AVX2(dst *byte, x *float32, blocks int)
+
+// toLanesAVX2: dst[16*i+j] = src[stride*j+i] for i, j < 8
+func toLanesAVX2(dst *float32, src *float32, stride int)
+
+// weightsAbsAVX2: w[i] = |x[i]|
+func weightsAbsAVX2(p *byte, n int)
+
+// weightsSquareAVX2: w[i] = x[i] * x[i]
+func weightsSquareAVX2(p *byte, n int)
+
+// weightsMeanAVX2: w[i] = sqrt(sum of x[i]*x[i] / 32) + |x[i]|
+func weightsMeanAVX2(p *byte, n int)
+
+// weightsImportanceAVX2: w[i] *= sqrt(sigma2 + x[i]*x[i]); sumw += w[i]
+func weightsImportanceAVX2(p *byte, n int)
+
+// fitAffineAVX2: scale, negMin, inv and base of every lane as quant's fitAffine finds them
+func fitAffineAVX2(p *byte, n int, top float32, trials *float32, count int)
+
+// fitAffineAbsAVX2: scale, negMin, inv and base of every lane as quant's fitAffine finds them
+func fitAffineAbsAVX2(p *byte, n int, top float32, trials *float32, count int)
+
+// fitSignedAVX2: scale and inv of every lane as quant's fitSigned finds them
+func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
+
+// fitGreedyAVX2: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset
+func fitGreedyAVX2(p *byte, half float32)
+
+// levelsAffineAVX2: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))
+func levelsAffineAVX2(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+
+// levelsSignedAVX2: levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))
+func levelsSignedAVX2(levels *byte, x *float32, half float32, scale *float32, groups int)
+
+// toLanesAVX512: dst[16*i+j] = src[stride*j+i] for i, j < 16
+func toLanesAVX512(dst *float32, src *float32, stride int)
+
+// weightsAbsAVX512: w[i] = |x[i]|
+func weightsAbsAVX512(p *byte, n int)
+
+// weightsSquareAVX512: w[i] = x[i] * x[i]
+func weightsSquareAVX512(p *byte, n int)
+
+// weightsMeanAVX512: w[i] = sqrt(sum of x[i]*x[i] / 32) + |x[i]|
+func weightsMeanAVX512(p *byte, n int)
+
+// weightsImportanceAVX512: w[i] *= sqrt(sigma2 + x[i]*x[i]); sumw += w[i]
+func weightsImportanceAVX512(p *byte, n int)
+
+// fitAffineAVX512: scale, negMin, inv and base of every lane as quant's fitAffine finds them
+func fitAffineAVX512(p *byte, n int, top float32, trials *float32, count int)
+
+// fitAffineAbsAVX512: scale, negMin, inv and base of every lane as quant's fitAffine finds them
+func fitAffineAbsAVX512(p *byte, n int, top float32, trials *float32, count int)
+
+// fitSignedAVX512: scale and inv of every lane as quant's fitSigned finds them
+func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
+
+// fitGreedyAVX512: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset
+func fitGreedyAVX512(p *byte, half float32)
+
+// levelsAffineAVX512: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))
+func levelsAffineAVX512(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+
+// levelsSignedAVX512: levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))
+func levelsSignedAVX512(levels *byte, x *float32, half float32, scale *float32, groups int)

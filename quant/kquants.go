@@ -69,7 +69,8 @@ type KFit struct {
 	// and none.
 	D, DMin      float32
 	LScale, LMin [16]uint8
-	// Levels are those of Put; Q3_K without importance has them from Search.
+	// Levels are those of Put. Of Q3_K and Q6_K, Search sets those of groups
+	// without Inv: of zeros, and without importance all of Q3_K.
 	Levels [superLen]uint8
 }
 

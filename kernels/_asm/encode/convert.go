@@ -8,16 +8,16 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// ints8 returns eight copies of a 32-bit constant in memory.
-func ints8(name string, v uint32) Mem {
+// ints returns sixteen copies of a 32-bit constant in memory.
+func ints(name string, v uint32) Mem {
 	m := GLOBL(name, 8|16) // NOPTR and RODATA
-	for i := range 8 {
+	for i := range 16 {
 		DATA(4*i, U32(v))
 	}
 	return m
 }
 
-func floats8(name string, v float32) Mem { return ints8(name, math.Float32bits(v)) }
+func floats(name string, v float32) Mem { return ints(name, math.Float32bits(v)) }
 
 // load fills a register with a constant.
 func load(m Mem) reg.VecVirtual {
@@ -68,10 +68,10 @@ func conversion(name, doc string, srcSize, dstSize int, to32 func(src Mem, y reg
 
 func conversions() {
 	var (
-		halfExp  = ints8("halfExponent", 0x7c007c00)
-		floatExp = ints8("floatExponent", 0x7f800000)
-		half     = ints8("bfloatHalf", 0x7fff)
-		one      = ints8("one32", 1)
+		halfExp  = ints("halfExponent", 0x7c007c00)
+		floatExp = ints("floatExponent", 0x7f800000)
+		half     = ints("bfloatHalf", 0x7fff)
+		one      = ints("one32", 1)
 	)
 	fromHalf := func(src Mem, y reg.VecVirtual) { VCVTPH2PS(src, y) }
 	fromBF16 := func(src Mem, y reg.VecVirtual) {

@@ -81,15 +81,15 @@ func inverse(s, one reg.VecVirtual) reg.VecVirtual {
 
 func legacy() {
 	var (
-		absMask  = ints8("absMask", 0x7fffffff)
-		signMask = ints8("signMask", 0x80000000)
-		lowByte  = ints8("lowByte", 0xff)
-		lowHalf  = ints8("lowNibbles", 0x0f0f0f0f)
-		ones     = floats8("oneF", 1)
-		half     = floats8("halfF", 0.5)
+		absMask  = ints("absMask", 0x7fffffff)
+		signMask = ints("signMask", 0x80000000)
+		lowByte  = ints("lowByte", 0xff)
+		lowHalf  = ints("lowNibbles", 0x0f0f0f0f)
+		ones     = floats("oneF", 1)
+		half     = floats("halfF", 0.5)
 		// The largest float below a half: adding it and truncating rounds
 		// halves away from zero, and nothing below a half.
-		belowHalf = ints8("belowHalf", 0x3effffff)
+		belowHalf = ints("belowHalf", 0x3effffff)
 		order     = GLOBL("packOrder", 8|16)
 	)
 	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
@@ -149,7 +149,7 @@ func legacy() {
 	block("encodeQ8_0AVX2", "encodeQ8_0AVX2: quant.Encode(quant.Q8_0, dst, x[:32*blocks], nil)", 34, setup,
 		func(x, dst reg.Register, v []reg.VecVirtual) {
 			d, y := XMM(), YMM()
-			VDIVSS(floats8("c127", 127), reduce4(VMAXPS, magnitudes(v)), d)
+			VDIVSS(floats("c127", 127), reduce4(VMAXPS, magnitudes(v)), d)
 			putHalf(d, Mem{Base: dst})
 			VBROADCASTSS(inverse(d, one), y)
 			for _, r := range v {
@@ -185,8 +185,8 @@ func legacy() {
 				levels(packBytes(v, low, ord), dst, 2, fifth)
 			})
 	}
-	symmetric("encodeQ4_0AVX2", "Q4_0", 18, floats8("minusEighth", -0.125), floats8("c8_5", 8.5), ints8("i15", 15), false)
-	symmetric("encodeQ5_0AVX2", "Q5_0", 22, floats8("minusSixteenth", -0.0625), floats8("c16_5", 16.5), ints8("i31", 31), true)
+	symmetric("encodeQ4_0AVX2", "Q4_0", 18, floats("minusEighth", -0.125), floats("c8_5", 8.5), ints("i15", 15), false)
+	symmetric("encodeQ5_0AVX2", "Q5_0", 22, floats("minusSixteenth", -0.0625), floats("c16_5", 16.5), ints("i31", 31), true)
 
 	affine := func(name, typ string, size int, top Mem, fifth bool) {
 		block(name, name+": quant.Encode(quant."+typ+", dst, x[:32*blocks], nil)", size, setup,
@@ -211,6 +211,6 @@ func legacy() {
 				levels(packBytes(v, low, ord), dst, 4, fifth)
 			})
 	}
-	affine("encodeQ4_1AVX2", "Q4_1", 20, floats8("c15", 15), false)
-	affine("encodeQ5_1AVX2", "Q5_1", 24, floats8("c31", 31), true)
+	affine("encodeQ4_1AVX2", "Q4_1", 20, floats("c15", 15), false)
+	affine("encodeQ5_1AVX2", "Q5_1", 24, floats("c31", 31), true)
 }

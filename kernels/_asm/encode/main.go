@@ -10,5 +10,8 @@ func main() {
 	ConstraintExpr("!purego")
 	conversions()
 	legacy()
+	for _, t := range []target{{8, "AVX2"}, {16, "AVX512"}} {
+		t.kquants()
+	}
 	Generate()
 }

@@ -1,0 +1,721 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// The searches of K-quants run with one group of elements per SIMD lane: each
+// lane does what package quant does for its group, operation by operation. All
+// work on a groups structure, see encode_amd64.go: columns are lanes, and a
+// vector of eight lanes is half a row of it.
+
+// Offsets in a groups structure.
+const (
+	rowX = 2048 * iota
+	rowW
+	rowL
+	rest
+)
+
+const (
+	atScale = rest + 64*iota
+	atNegMin
+	atInv
+	atBase
+	atSumW
+	atSigma2
+	atWild
+	atSumX
+	atLowest
+	atHighest
+	atMinimum
+	atLeast
+)
+
+// Comparison predicates; false with NaN but for the last two.
+const (
+	less         = 0x11
+	greater      = 0x1e
+	lessEqual    = 0x12
+	notEqual     = 4
+	notLessEqual = 6
+)
+
+// target is an instruction set: the lanes of its vectors and its name.
+type target struct {
+	lanes int
+	name  string
+}
+
+func (t target) reg() reg.VecVirtual {
+	if t.lanes == 16 {
+		return ZMM()
+	}
+	return YMM()
+}
+
+func (t target) load(m Mem) reg.VecVirtual {
+	r := t.reg()
+	VMOVUPS(m, r)
+	return r
+}
+
+func (t target) zero() reg.VecVirtual {
+	r := t.reg()
+	if t.lanes == 16 {
+		VPXORD(r, r, r)
+	} else {
+		VPXOR(r, r, r)
+	}
+	return r
+}
+
+// broadcast loads a float parameter into all lanes.
+func (t target) broadcast(name string) reg.VecVirtual {
+	x, r := XMM(), t.reg()
+	Load(Param(name), x)
+	VBROADCASTSS(x, r)
+	return r
+}
+
+// cmp compares a with b; the result is a mask register or a vector.
+func (t target) cmp(pred uint64, a, b Op) reg.Register {
+	if t.lanes == 16 {
+		k := K()
+		VCMPPS(Imm(pred), b, a, k)
+		return k
+	}
+	y := YMM()
+	VCMPPS(Imm(pred), b, a, y)
+	return y
+}
+
+// and narrows mask m.
+func (t target) and(m, by reg.Register) {
+	if t.lanes == 16 {
+		KANDW(by, m, m)
+	} else {
+		VANDPS(by, m, m)
+	}
+}
+
+// blend sets the lanes of dst in the mask to those of v.
+func (t target) blend(m reg.Register, v, dst reg.Register) {
+	if t.lanes == 16 {
+		VMOVAPS(v, m, dst)
+	} else {
+		VBLENDVPS(m, v, dst, dst)
+	}
+}
+
+// ifNone jumps where no lane is in the mask.
+func (t target) ifNone(m reg.Register, label string) {
+	if t.lanes == 16 {
+		KORTESTW(m, m)
+	} else {
+		VPTEST(m, m)
+	}
+	JZ(LabelRef(label))
+}
+
+var labels int
+
+func label(name string) string {
+	labels++
+	return fmt.Sprintf("%s%d", name, labels)
+}
+
+// each emits a loop over the n rows of a groups structure at g, n a multiple of
+// unroll, from row first on.
+func each(g, n reg.Register, first, unroll int, body func(x, w, l Mem)) {
+	p, c, again := GP64(), GP64(), label("each")
+	MOVQ(g, p)
+	MOVQ(n, c)
+	if first > 0 {
+		ADDQ(U32(uint32(64*first)), p)
+		SUBQ(U32(uint32(first)), c)
+	}
+	Label(again)
+	for u := range unroll {
+		body(Mem{Base: p, Disp: rowX + 64*u}, Mem{Base: p, Disp: rowW + 64*u}, Mem{Base: p, Disp: rowL + 64*u})
+	}
+	ADDQ(U32(uint32(64*unroll)), p)
+	SUBQ(U32(uint32(unroll)), c)
+	JNZ(LabelRef(again))
+}
+
+var (
+	kMagic, kAbs, kSign, kSmall, kFar, kOne, kMantissa, kBias, kThirtySecond Mem
+)
+
+func (t target) kquants() {
+	if t.lanes == 8 {
+		kMagic = floats("roundMagic", 12582912)
+		kAbs = ints("absMaskK", 0x7fffffff)
+		kSign = ints("signMaskK", 0x80000000)
+		kSmall = floats("tooSmall", 1e-15)
+		kFar = floats("farLevel", 4e6)
+		kOne = floats("oneK", 1)
+		kMantissa = ints("mantissa", 0x7fffff)
+		kBias = ints("mantissaBias", 0x400000)
+		kThirtySecond = floats("thirtySecond", 1.0/32)
+	}
+	t.toLanes()
+	t.weights()
+	t.fitAffine("fitAffine", false)
+	t.fitAffine("fitAffineAbs", true)
+	t.fitSigned()
+	t.fitGreedy()
+	t.levels("levelsAffine", true)
+	t.levels("levelsSigned", false)
+}
+
+// round rounds v and limits it, all in floats: right up to 2^22.
+func round(v, magic, bottom, top reg.Register) {
+	VADDPS(magic, v, v)
+	VSUBPS(magic, v, v)
+	VMAXPS(bottom, v, v)
+	VMINPS(top, v, v)
+}
+
+// ret ends a function.
+func ret() {
+	VZEROUPPER()
+	RET()
+}
+
+// toLanes transposes a square of floats.
+func (t target) toLanes() {
+	TEXT("toLanes"+t.name, NOSPLIT, "func(dst, src *float32, stride int)")
+	Doc(fmt.Sprintf("toLanes%s: dst[16*i+j] = src[stride*j+i] for i, j < %d", t.name, t.lanes))
+	dst, src, stride := Load(Param("dst"), GP64()), Load(Param("src"), GP64()), Load(Param("stride"), GP64())
+	SHLQ(Imm(2), stride)
+	n := t.lanes
+	a := make([]reg.VecVirtual, n)
+	b := make([]reg.VecVirtual, n)
+	for i := range n {
+		a[i] = t.load(Mem{Base: src})
+		if i < n-1 {
+			ADDQ(stride, src)
+		}
+	}
+	// Pairs, then quads of floats inside 128 bits.
+	for i := 0; i < n; i += 2 {
+		b[i], b[i+1] = t.reg(), t.reg()
+		VUNPCKLPS(a[i+1], a[i], b[i])
+		VUNPCKHPS(a[i+1], a[i], b[i+1])
+	}
+	for i := 0; i < n; i += 4 {
+		for j := range 4 {
+			a[i+j] = t.reg()
+		}
+		VUNPCKLPD(b[i+2], b[i], a[i])
+		VUNPCKHPD(b[i+2], b[i], a[i+1])
+		VUNPCKLPD(b[i+3], b[i+1], a[i+2])
+		VUNPCKHPD(b[i+3], b[i+1], a[i+3])
+	}
+	// a[4*k+j] has in its 128-bit part p the rows 4k..4k+3 of column 4p+j.
+	if n == 8 {
+		for j := range 4 {
+			for p := range 2 {
+				r := t.reg()
+				VPERM2F128(Imm(uint64(0x20+0x11*p)), a[4+j], a[j], r)
+				VMOVUPS(r, Mem{Base: dst, Disp: 64 * (4*p + j)})
+			}
+		}
+		ret()
+		return
+	}
+	for j := range 4 {
+		for half := range 2 {
+			lo, hi := t.reg(), t.reg()
+			sel := uint64(0x44 + 0xaa*half) // parts 0 and 1, or 2 and 3
+			VSHUFF32X4(Imm(sel), a[4+j], a[j], lo)
+			VSHUFF32X4(Imm(sel), a[12+j], a[8+j], hi)
+			for p := range 2 {
+				r := t.reg()
+				VSHUFF32X4(Imm(uint64(0x88+0x55*p)), hi, lo, r)
+				VMOVUPS(r, Mem{Base: dst, Disp: 64 * (4*(2*half+p) + j)})
+			}
+		}
+	}
+	ret()
+}
+
+// weights emits the functions that fill the weights of a groups structure.
+func (t target) weights() {
+	start := func(name, doc string) (g, n reg.Register) {
+		TEXT(name+t.name, NOSPLIT, "func(p *byte, n int)")
+		Doc(name + t.name + ": " + doc)
+		return Load(Param("p"), GP64()), Load(Param("n"), GP64())
+	}
+	g, n := start("weightsAbs", "w[i] = |x[i]|")
+	each(g, n, 0, 4, func(x, w, _ Mem) {
+		r := t.load(x)
+		VANDPS(kAbs, r, r)
+		VMOVUPS(r, w)
+	})
+	ret()
+
+	g, n = start("weightsSquare", "w[i] = x[i] * x[i]")
+	each(g, n, 0, 4, func(x, w, _ Mem) {
+		r := t.load(x)
+		VMULPS(r, r, r)
+		VMOVUPS(r, w)
+	})
+	ret()
+
+	g, n = start("weightsMean", "w[i] = sqrt(sum of x[i]*x[i] / 32) + |x[i]|")
+	sum := t.zero()
+	each(g, n, 0, 4, func(x, _, _ Mem) {
+		r := t.load(x)
+		VMULPS(r, r, r)
+		VADDPS(r, sum, sum)
+	})
+	VMULPS(kThirtySecond, sum, sum)
+	VSQRTPS(sum, sum)
+	each(g, n, 0, 4, func(x, w, _ Mem) {
+		r := t.load(x)
+		VANDPS(kAbs, r, r)
+		VADDPS(r, sum, r)
+		VMOVUPS(r, w)
+	})
+	ret()
+
+	g, n = start("weightsImportance", "w[i] *= sqrt(sigma2 + x[i]*x[i]); sumw += w[i]")
+	sum = t.zero()
+	sigma2 := t.load(Mem{Base: g, Disp: atSigma2})
+	each(g, n, 0, 4, func(x, w, _ Mem) {
+		r := t.load(x)
+		VMULPS(r, r, r)
+		VADDPS(r, sigma2, r)
+		VSQRTPS(r, r)
+		VMULPS(w, r, r)
+		VMOVUPS(r, w)
+		VADDPS(r, sum, sum)
+	})
+	VMOVUPS(sum, Mem{Base: g, Disp: atSumW})
+	ret()
+}
+
+// fitAffine is quant's fitAffine. Lanes whose levels left the range in which
+// floats round like integers are marked wild.
+func (t target) fitAffine(name string, absolute bool) {
+	name += t.name
+	TEXT(name, NOSPLIT, "func(p *byte, n int, top float32, trials *float32, count int)")
+	Doc(name + ": scale, negMin, inv and base of every lane as quant's fitAffine finds them")
+	g, n := Load(Param("p"), GP64()), Load(Param("n"), GP64())
+	at := func(disp int) Mem { return Mem{Base: g, Disp: disp} }
+	zero, magic := t.zero(), t.load(kMagic)
+	top := t.broadcast("top")
+
+	minimum, highest, sumw, sumx := t.load(at(rowX)), t.reg(), t.load(at(rowW)), t.reg()
+	VMOVAPS(minimum, highest)
+	VMULPS(minimum, sumw, sumx)
+	each(g, n, 1, 1, func(x, w, _ Mem) {
+		v, wv := t.load(x), t.load(w)
+		VMINPS(minimum, v, minimum)
+		VMAXPS(highest, v, highest)
+		VADDPS(wv, sumw, sumw)
+		VMULPS(v, wv, wv)
+		VADDPS(wv, sumx, sumx)
+	})
+	VMOVUPS(highest, at(atHighest))
+	VMOVUPS(sumw, at(atSumW))
+	VMOVUPS(sumx, at(atSumX))
+	VMOVUPS(minimum, at(atLowest))
+	VMINPS(minimum, zero, minimum)
+	VMOVUPS(minimum, at(atMinimum))
+	VMOVUPS(minimum, at(atBase))
+
+	// markWild marks lanes in which inv*(x-minimum) may be out of range.
+	markWild := func(inv, minimum, one reg.VecVirtual) {
+		wild := t.load(at(atWild))
+		for _, end := range []int{atLowest, atHighest} {
+			v := t.load(at(end))
+			VSUBPS(minimum, v, v)
+			VMULPS(inv, v, v)
+			VANDPS(kAbs, v, v)
+			t.blend(t.cmp(notLessEqual, v, kFar), one, wild)
+		}
+		VMOVUPS(wild, at(atWild))
+	}
+	misfit := func(scale, minimum reg.VecVirtual) reg.VecVirtual {
+		sum := t.zero()
+		each(g, n, 0, 4, func(x, w, l Mem) {
+			d := t.reg()
+			VMULPS(l, scale, d)
+			VADDPS(minimum, d, d)
+			VSUBPS(x, d, d)
+			if absolute {
+				VANDPS(kAbs, d, d)
+			} else {
+				VMULPS(d, d, d)
+			}
+			VMULPS(w, d, d)
+			VADDPS(d, sum, sum)
+		})
+		return sum
+	}
+
+	VMOVUPS(zero, at(atWild))
+	inv, scale, one := t.reg(), t.reg(), t.load(kOne)
+	VSUBPS(minimum, highest, inv)
+	VDIVPS(inv, top, inv)
+	VMOVUPS(inv, at(atInv))
+	markWild(inv, minimum, one)
+	each(g, n, 0, 4, func(x, _, l Mem) {
+		v := t.load(x)
+		VSUBPS(minimum, v, v)
+		VMULPS(inv, v, v)
+		round(v, magic, zero, top)
+		VMOVUPS(v, l)
+	})
+	VDIVPS(inv, one, scale)
+	VMOVUPS(scale, at(atScale))
+	VMOVUPS(misfit(scale, minimum), at(atLeast))
+
+	trials, count := Load(Param("trials"), GP64()), Load(Param("count"), GP64())
+	again, next, solved := label("trial"), label("next"), label("solved")
+	Label(again)
+	{
+		minimum := t.load(at(atMinimum))
+		inv, suml, suml2, sumxl := t.reg(), t.zero(), t.zero(), t.zero()
+		width := t.load(at(atHighest))
+		VSUBPS(minimum, width, width)
+		VBROADCASTSS(Mem{Base: trials}, inv)
+		VDIVPS(width, inv, inv)
+		markWild(inv, minimum, one)
+		each(g, n, 0, 4, func(x, w, l Mem) {
+			v, wl := t.load(x), t.reg()
+			VSUBPS(minimum, v, v)
+			VMULPS(inv, v, v)
+			round(v, magic, zero, top)
+			VMOVUPS(v, l)
+			VMULPS(w, v, wl)
+			VADDPS(wl, suml, suml)
+			VMULPS(wl, v, v)
+			VADDPS(v, suml2, suml2)
+			VMULPS(x, wl, wl)
+			VADDPS(wl, sumxl, sumxl)
+		})
+		det, a, b := t.load(at(atSumW)), t.load(at(atSumW)), t.load(at(atSumX))
+		VMULPS(suml2, det, det)
+		tmp := t.reg()
+		VMULPS(suml, suml, tmp)
+		VSUBPS(tmp, det, det)
+		ok := t.cmp(greater, det, zero)
+		t.ifNone(ok, next)
+		VMULPS(sumxl, a, a)
+		VMULPS(suml, b, tmp)
+		VSUBPS(tmp, a, a)
+		VDIVPS(det, a, a) // the scale
+		VMULPS(suml2, b, b)
+		VMULPS(sumxl, suml, tmp)
+		VSUBPS(tmp, b, b)
+		VDIVPS(det, b, b) // the minimum
+		positive := t.cmp(greater, b, zero)
+		t.ifNone(positive, solved)
+		t.blend(positive, zero, b)
+		VDIVPS(suml2, sumxl, sumxl)
+		t.blend(positive, sumxl, a)
+		Label(solved)
+		sum := misfit(a, b)
+		least := t.load(at(atLeast))
+		better := t.cmp(less, sum, least)
+		t.and(better, ok)
+		t.ifNone(better, next)
+		t.blend(better, sum, least)
+		VMOVUPS(least, at(atLeast))
+		for _, u := range []struct {
+			v  reg.VecVirtual
+			at int
+		}{{a, atScale}, {inv, atInv}, {minimum, atBase}, {b, atMinimum}} {
+			old := t.load(at(u.at))
+			t.blend(better, u.v, old)
+			VMOVUPS(old, at(u.at))
+		}
+	}
+	Label(next)
+	ADDQ(Imm(4), trials)
+	DECQ(count)
+	JNZ(LabelRef(again))
+
+	// Groups without width have scale 0 and no levels.
+	low, final := t.load(at(atLowest)), t.load(at(atMinimum))
+	VMINPS(low, zero, low)
+	flat := t.cmp(lessEqual, t.load(at(atHighest)), low)
+	for _, slot := range []int{atScale, atInv, atWild} {
+		v := t.load(at(slot))
+		t.blend(flat, zero, v)
+		VMOVUPS(v, at(slot))
+	}
+	t.blend(flat, low, final)
+	base := t.load(at(atBase))
+	t.blend(flat, low, base)
+	VMOVUPS(base, at(atBase))
+	neg := t.load(kSign)
+	VXORPS(neg, final, final)
+	VMOVUPS(final, at(atNegMin))
+	ret()
+}
+
+// extreme loads the elements of largest magnitude and that magnitude.
+func (t target) extreme(g, n reg.Register) (value, magnitude reg.VecVirtual) {
+	value, magnitude = t.zero(), t.zero()
+	each(g, n, 0, 4, func(x, _, _ Mem) {
+		v, a := t.load(x), t.reg()
+		VANDPS(kAbs, v, a)
+		t.blend(t.cmp(greater, a, magnitude), v, value)
+		VMAXPS(magnitude, a, magnitude)
+	})
+	return value, magnitude
+}
+
+// fitSigned is quant's fitSigned.
+func (t target) fitSigned() {
+	name := "fitSigned" + t.name
+	TEXT(name, NOSPLIT, "func(p *byte, n int, half float32, trials *float32, count int)")
+	Doc(name + ": scale and inv of every lane as quant's fitSigned finds them")
+	g, n := Load(Param("p"), GP64()), Load(Param("n"), GP64())
+	at := func(disp int) Mem { return Mem{Base: g, Disp: disp} }
+	largest, magnitude := t.extreme(g, n)
+	VMOVUPS(magnitude, at(atHighest))
+
+	zero, magic := t.zero(), t.load(kMagic)
+	bottom, top := t.broadcast("half"), t.broadcast("half")
+	VXORPS(kSign, bottom, bottom)
+	VSUBPS(kOne, top, top)
+	each(g, n, 0, 4, func(x, w, l Mem) {
+		v := t.load(x)
+		VMULPS(w, v, v)
+		VMOVUPS(v, l)
+	})
+	sums := func(inv reg.VecVirtual) (sumlx, suml2 reg.VecVirtual) {
+		sumlx, suml2 = t.zero(), t.zero()
+		each(g, n, 0, 4, func(x, w, wx Mem) {
+			l, a := t.reg(), t.reg()
+			VMULPS(x, inv, l)
+			round(l, magic, bottom, top)
+			VMULPS(wx, l, a)
+			VADDPS(a, sumlx, sumlx)
+			VMULPS(w, l, a)
+			VMULPS(l, a, a)
+			VADDPS(a, suml2, suml2)
+		})
+		return sumlx, suml2
+	}
+	inv, scale, best := t.reg(), t.zero(), t.reg()
+	VDIVPS(largest, bottom, inv)
+	sumlx, suml2 := sums(inv)
+	first := t.cmp(notEqual, suml2, zero)
+	q := t.reg()
+	VDIVPS(suml2, sumlx, q)
+	t.blend(first, q, scale)
+	VMULPS(sumlx, scale, best)
+
+	trials, count, again := Load(Param("trials"), GP64()), Load(Param("count"), GP64()), label("trial")
+	Label(again)
+	{
+		trial := t.reg()
+		VBROADCASTSS(Mem{Base: trials}, trial)
+		VDIVPS(largest, trial, trial)
+		sumlx, suml2 := sums(trial)
+		a, b := t.reg(), t.reg()
+		VMULPS(sumlx, sumlx, a)
+		VMULPS(suml2, best, b)
+		better := t.cmp(greater, a, b)
+		t.and(better, t.cmp(greater, suml2, zero))
+		VDIVPS(suml2, sumlx, a)
+		VMULPS(sumlx, a, b)
+		t.blend(better, a, scale)
+		t.blend(better, b, best)
+		t.blend(better, trial, inv)
+	}
+	ADDQ(Imm(4), trials)
+	DECQ(count)
+	JNZ(LabelRef(again))
+
+	flat := t.cmp(less, t.load(at(atHighest)), kSmall)
+	t.blend(flat, zero, scale)
+	t.blend(flat, zero, inv)
+	VMOVUPS(scale, at(atScale))
+	VMOVUPS(inv, at(atInv))
+	ret()
+}
+
+// roundInt rounds v as quant's nearestInt, limits it and leaves 32-bit numbers.
+func roundInt(v reg.VecVirtual, magic, bottom, top reg.Register, wide bool) {
+	VADDPS(magic, v, v)
+	if wide {
+		VPANDD(kMantissa, v, v)
+	} else {
+		VPAND(kMantissa, v, v)
+	}
+	VPSUBD(kBias, v, v)
+	VPMAXSD(bottom, v, v)
+	VPMINSD(top, v, v)
+}
+
+// fitGreedy is quant's fitSignedGreedy for groups of 16.
+func (t target) fitGreedy() {
+	name := "fitGreedy" + t.name
+	TEXT(name, NOSPLIT, "func(p *byte, half float32)")
+	Doc(name + ": scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset")
+	g, n := Load(Param("p"), GP64()), GP64()
+	MOVQ(U32(16), n)
+	at := func(disp int) Mem { return Mem{Base: g, Disp: disp} }
+	largest, magnitude := t.extreme(g, n)
+	VMOVUPS(magnitude, at(atHighest))
+
+	zero, magic := t.zero(), t.load(kMagic)
+	bottom, top := t.broadcast("half"), t.broadcast("half")
+	VXORPS(kSign, bottom, bottom)
+	VSUBPS(kOne, top, top)
+	ibottom, itop := t.reg(), t.reg()
+	VCVTTPS2DQ(bottom, ibottom)
+	VCVTTPS2DQ(top, itop)
+
+	sumlx, suml2 := t.zero(), t.zero()
+	inv := t.reg()
+	VDIVPS(largest, bottom, inv)
+	each(g, n, 0, 4, func(x, w, l Mem) {
+		v, wv, q, a := t.load(x), t.reg(), t.reg(), t.reg()
+		VMULPS(inv, v, q)
+		round(q, magic, bottom, top)
+		VMOVUPS(q, l)
+		VMULPS(v, v, wv)
+		VMOVUPS(wv, w)
+		VMULPS(v, wv, a)
+		VMULPS(q, a, a)
+		VADDPS(a, sumlx, sumlx)
+		VMULPS(q, wv, a)
+		VMULPS(q, a, a)
+		VADDPS(a, suml2, suml2)
+	})
+
+	rounds, again, done := GP64(), label("round"), label("done")
+	MOVQ(U32(5), rounds)
+	Label(again)
+	{
+		VMOVUPS(zero, at(atWild)) // what changed
+		each(g, n, 0, 1, func(x, w, l Mem) {
+			v, old, wx, slx, sl2, q, a := t.load(x), t.load(l), t.reg(), t.reg(), t.reg(), t.reg(), t.reg()
+			VMULPS(w, v, wx)
+			VMULPS(old, wx, a)
+			VSUBPS(a, sumlx, slx)
+			VMULPS(w, old, a)
+			VMULPS(old, a, a)
+			VSUBPS(a, suml2, sl2)
+			m := t.cmp(greater, slx, zero)
+			VMULPS(sl2, v, q)
+			VDIVPS(slx, q, q)
+			roundInt(q, magic, ibottom, itop, t.lanes == 16)
+			VCVTDQ2PS(q, q)
+			t.and(m, t.cmp(notEqual, q, old))
+			VMULPS(q, wx, a)
+			VADDPS(a, slx, slx)
+			VMULPS(w, q, a)
+			VMULPS(q, a, a)
+			VADDPS(a, sl2, sl2)
+			t.and(m, t.cmp(greater, sl2, zero))
+			b := wx
+			VMULPS(slx, slx, a)
+			VMULPS(suml2, a, a)
+			VMULPS(sumlx, sumlx, b)
+			VMULPS(sl2, b, b)
+			t.and(m, t.cmp(greater, a, b))
+			t.blend(m, q, old)
+			t.blend(m, slx, sumlx)
+			t.blend(m, sl2, suml2)
+			VMOVUPS(old, l)
+			changed := t.load(at(atWild))
+			t.blend(m, magic, changed)
+			VMOVUPS(changed, at(atWild))
+		})
+		t.ifNone(t.cmp(notEqual, t.load(at(atWild)), zero), done)
+	}
+	DECQ(rounds)
+	JNZ(LabelRef(again))
+	Label(done)
+
+	scale, q := t.zero(), t.reg()
+	VDIVPS(suml2, sumlx, q)
+	t.blend(t.cmp(greater, suml2, zero), q, scale)
+	t.blend(t.cmp(less, t.load(at(atHighest)), kSmall), zero, scale)
+	VMOVUPS(scale, at(atScale))
+	ret()
+}
+
+// levels is quant's KLevels, for groups of 16 in natural order: 16 elements per
+// scale.
+func (t target) levels(name string, affine bool) {
+	name += t.name
+	if affine {
+		TEXT(name, NOSPLIT, "func(levels *byte, x *float32, top float32, scale, minimum *float32, groups int)")
+		Doc(name + ": levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))")
+	} else {
+		TEXT(name, NOSPLIT, "func(levels *byte, x *float32, half float32, scale *float32, groups int)")
+		Doc(name + ": levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))")
+	}
+	dst, x, scales := Load(Param("levels"), GP64()), Load(Param("x"), GP64()), Load(Param("scale"), GP64())
+	groups := Load(Param("groups"), GP64())
+	var minima reg.Register
+	var bottom, top, offset reg.VecVirtual
+	magic := t.load(kMagic)
+	if affine {
+		minima = Load(Param("minimum"), GP64())
+		bottom, top = t.zero(), t.broadcast("top")
+		VCVTTPS2DQ(top, top)
+	} else {
+		offset, bottom, top = t.broadcast("half"), t.reg(), t.reg()
+		VXORPS(kSign, offset, bottom)
+		VSUBPS(kOne, offset, top)
+		for _, r := range []reg.VecVirtual{offset, bottom, top} {
+			VCVTTPS2DQ(r, r)
+		}
+	}
+	again := label("levels")
+	Label(again)
+	var out []reg.VecVirtual
+	scale, minimum := t.reg(), t.reg()
+	VBROADCASTSS(Mem{Base: scales}, scale)
+	if affine {
+		VBROADCASTSS(Mem{Base: minima}, minimum)
+	}
+	for i := 0; i < 16; i += t.lanes {
+		v := t.load(Mem{Base: x, Disp: 4 * i})
+		if affine {
+			VADDPS(minimum, v, v)
+		}
+		VDIVPS(scale, v, v)
+		roundInt(v, magic, bottom, top, t.lanes == 16)
+		if !affine {
+			VPADDD(offset, v, v)
+		}
+		out = append(out, v)
+	}
+	if t.lanes == 16 {
+		VPMOVDB(out[0], Mem{Base: dst})
+	} else {
+		VPACKUSDW(out[1], out[0], out[0])
+		VPERMQ(Imm(0xd8), out[0], out[0])
+		hi := XMM()
+		VEXTRACTI128(Imm(1), out[0], hi)
+		VPACKUSWB(hi, out[0].AsX(), hi)
+		VMOVDQU(hi, Mem{Base: dst})
+	}
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(16), dst)
+	ADDQ(Imm(4), scales)
+	if affine {
+		ADDQ(Imm(4), minima)
+	}
+	DECQ(groups)
+	JNZ(LabelRef(again))
+	ret()
+}

@@ -1,0 +1,278 @@
+//go:build !purego
+
+package kernels
+
+import (
+	"math"
+	"sync"
+	"unsafe"
+
+	"github.com/smeltgguf/smelt/quant"
+)
+
+// groups holds 16 groups of elements for the searches that run one group per
+// SIMD lane: column j of each array belongs to group j. The assembly knows the
+// layout (offsets in _asm/encode/kquants.go). AVX2 takes eight columns a call.
+type groups struct {
+	x, w, l                                [32][16]float32 // elements, weights, levels
+	scale, negMin, inv, base, sumw, sigma2 [16]float32     // see quant.KFit
+	wild                                   [16]float32     // not 0: the lane is no good
+	sumx, lowest, highest, minimum, least  [16]float32     // the searches' own
+}
+
+// kScratch is the working memory of one row's encoding.
+type kScratch struct {
+	groups
+	padded [512]float32 // elements, or their importance, where a row ends early
+	fits   [2]quant.KFit
+}
+
+var kScratches = sync.Pool{New: func() any { return new(kScratch) }}
+
+// halves calls f with the address of each part of g that one call can do.
+func (g *groups) halves(avx512 func(*byte), avx2 func(*byte)) {
+	p := unsafe.Pointer(g)
+	if hasAVX512 {
+		avx512((*byte)(p))
+		return
+	}
+	avx2((*byte)(p))
+	avx2((*byte)(unsafe.Add(p, 32)))
+}
+
+// transpose fills dst with 16 groups of n elements.
+func transposeGroups(dst *[32][16]float32, src []float32, n int) {
+	_ = src[16*n-1]
+	for i := 0; i < n; i += 16 {
+		if hasAVX512 {
+			toLanesAVX512(&dst[i][0], &src[i], n)
+			continue
+		}
+		for j := 0; j < 16; j += 8 {
+			toLanesAVX2(&dst[i][j], &src[j*n+i], n)
+			toLanesAVX2(&dst[i+8][j], &src[j*n+i+8], n)
+		}
+	}
+}
+
+func (g *groups) weightsAbs(n int) {
+	g.halves(func(p *byte) { weightsAbsAVX512(p, n) }, func(p *byte) { weightsAbsAVX2(p, n) })
+}
+
+func (g *groups) weightsSquare(n int) {
+	g.halves(func(p *byte) { weightsSquareAVX512(p, n) }, func(p *byte) { weightsSquareAVX2(p, n) })
+}
+
+func (g *groups) weightsMean(n int) {
+	g.halves(func(p *byte) { weightsMeanAVX512(p, n) }, func(p *byte) { weightsMeanAVX2(p, n) })
+}
+
+func (g *groups) weightsImportance(n int) {
+	g.halves(func(p *byte) { weightsImportanceAVX512(p, n) }, func(p *byte) { weightsImportanceAVX2(p, n) })
+}
+
+func (g *groups) fitAffine(n int, t *quant.AffineTrials) {
+	num, count := &t.Numerators[0], len(t.Numerators)
+	if t.Absolute {
+		g.halves(func(p *byte) { fitAffineAbsAVX512(p, n, t.Top, num, count) },
+			func(p *byte) { fitAffineAbsAVX2(p, n, t.Top, num, count) })
+		return
+	}
+	g.halves(func(p *byte) { fitAffineAVX512(p, n, t.Top, num, count) },
+		func(p *byte) { fitAffineAVX2(p, n, t.Top, num, count) })
+}
+
+func (g *groups) fitSigned(n, half int, trials []float32) {
+	h, num, count := float32(half), &trials[0], len(trials)
+	g.halves(func(p *byte) { fitSignedAVX512(p, n, h, num, count) },
+		func(p *byte) { fitSignedAVX2(p, n, h, num, count) })
+}
+
+func (g *groups) fitGreedy(half int) {
+	h := float32(half)
+	g.halves(func(p *byte) { fitGreedyAVX512(p, h) }, func(p *byte) { fitGreedyAVX2(p, h) })
+}
+
+// sumSquaresK adds the squares of each of n super-blocks in order. Four sums at
+// a time hide the latency of the additions.
+func sumSquaresK(sums *[2]float32, x []float32) {
+	for b := range len(x) / 256 {
+		var s float32
+		for _, v := range x[256*b:][:256] {
+			s += float32(v * v)
+		}
+		sums[b] = s
+	}
+}
+
+var kTrials = map[quant.Type]struct{ plain, weighted quant.AffineTrials }{
+	quant.Q2_K: {quant.KTrials(quant.Q2_K, false), quant.KTrials(quant.Q2_K, true)},
+	quant.Q4_K: {quant.KTrials(quant.Q4_K, false), quant.KTrials(quant.Q4_K, true)},
+	quant.Q5_K: {quant.KTrials(quant.Q5_K, false), quant.KTrials(quant.Q5_K, true)},
+}
+
+var trials4, trials32 = quant.SignedTrials(4), quant.SignedTrials(32)
+
+// encodeK is quant.Encode for the K-quants.
+func encodeK(t quant.Type, dst []byte, row, importance []float32) {
+	s := kScratches.Get().(*kScratch)
+	defer kScratches.Put(s)
+	n := 16 // elements of a group
+	if t == quant.Q4_K || t == quant.Q5_K {
+		n = 32
+	}
+	size := t.BlockSize()
+	for len(row) > 0 {
+		count := min(16*n, len(row)) // elements of this turn
+		s.search(t, n, row[:count], importance)
+		for b := range count / 256 {
+			f, x, out := &s.fits[b], row[256*b:][:256], dst[size*b:][:size]
+			if s.take(t, f, b*256/n, 256/n) {
+				f.Round(t, importance != nil)
+				if t == quant.Q3_K && importance == nil {
+					s.greedyLevels(f)
+				}
+				f.Put(t, out, x, kLevels())
+				continue
+			}
+			var w []float32
+			if importance != nil {
+				w = importance[256*b:][:256]
+			}
+			quant.Encode(t, out, x, w)
+		}
+		row, dst = row[count:], dst[size*count/256:]
+		if importance != nil {
+			importance = importance[count:]
+		}
+	}
+}
+
+// search fills g with up to 16 groups of n elements and finds their scales.
+func (s *kScratch) search(t quant.Type, n int, x, importance []float32) {
+	g := &s.groups
+	if importance != nil {
+		transposeGroups(&g.w, s.pad(importance[:len(x)], 16*n), n)
+		if t != quant.Q6_K {
+			var sums [2]float32
+			sumSquaresK(&sums, x)
+			for j := range g.sigma2 {
+				g.sigma2[j] = quant.KSigma2(t, sums[j*n/256])
+			}
+		}
+	}
+	transposeGroups(&g.x, s.pad(x, 16*n), n)
+	switch {
+	case t == quant.Q3_K && importance == nil:
+		g.fitGreedy(4)
+		return
+	case t == quant.Q6_K && importance == nil:
+		g.weightsSquare(n)
+	case t == quant.Q6_K:
+	case importance != nil:
+		g.weightsImportance(n)
+	case t == quant.Q2_K:
+		g.weightsAbs(n)
+	default:
+		g.weightsMean(n)
+	}
+	switch t {
+	case quant.Q3_K:
+		g.fitSigned(n, 4, trials4)
+	case quant.Q6_K:
+		g.fitSigned(n, 32, trials32)
+	default:
+		trials := kTrials[t]
+		if importance != nil {
+			g.fitAffine(n, &trials.weighted)
+		} else {
+			g.fitAffine(n, &trials.plain)
+		}
+	}
+}
+
+// pad returns x with zeros to length n.
+func (s *kScratch) pad(x []float32, n int) []float32 {
+	if len(x) == n {
+		return x
+	}
+	clear(s.padded[copy(s.padded[:], x):])
+	return s.padded[:n]
+}
+
+// take moves count groups from first on into f, or returns false where the
+// lanes could not do one of them.
+func (s *kScratch) take(t quant.Type, f *quant.KFit, first, count int) bool {
+	g := &s.groups
+	copy(f.Scale[:count], g.scale[first:])
+	copy(f.SumW[:count], g.sumw[first:])
+	switch t {
+	case quant.Q3_K, quant.Q6_K:
+		copy(f.Inv[:], g.inv[:])
+		clear(f.Levels[:])
+		return true
+	}
+	copy(f.NegMin[:count], g.negMin[first:])
+	copy(f.Inv[:count], g.inv[first:])
+	copy(f.Base[:count], g.base[first:])
+	for _, w := range g.wild[first:][:count] {
+		if w != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// greedyLevels brings the levels of groups whose scale was rounded to 0, or
+// nearly so, to where Put needs them.
+func (s *kScratch) greedyLevels(f *quant.KFit) {
+	clear(f.Inv[:])
+	for j, l := range f.LScale {
+		if l != 32 && math.Abs(float64(f.D)) > 1e-6 {
+			continue
+		}
+		for i := range 16 {
+			f.Levels[16*j+i] = 0
+			if s.highest[j] >= 1e-15 { // else the group counts as zeros
+				f.Levels[16*j+i] = uint8(s.l[i][j] + 4)
+			}
+		}
+	}
+}
+
+func kLevels() *quant.KLevels {
+	if hasAVX512 {
+		return &kLevelsAVX512
+	}
+	return &kLevelsAVX2
+}
+
+// spread gives every 16 elements a scale.
+func spread(x []float32) *[16]float32 {
+	if len(x) == 16 {
+		return (*[16]float32)(x)
+	}
+	var s [16]float32
+	for j, v := range x {
+		s[2*j], s[2*j+1] = v, v
+	}
+	return &s
+}
+
+var kLevelsAVX512 = quant.KLevels{
+	Affine: func(levels *[256]uint8, x []float32, top int, scale, minimum []float32) {
+		levelsAffineAVX512(&levels[0], &x[0], float32(top), &spread(scale)[0], &spread(minimum)[0], 16)
+	},
+	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
+		levelsSignedAVX512(&levels[0], &x[0], float32(half), &scale[0], 16)
+	},
+}
+
+var kLevelsAVX2 = quant.KLevels{
+	Affine: func(levels *[256]uint8, x []float32, top int, scale, minimum []float32) {
+		levelsAffineAVX2(&levels[0], &x[0], float32(top), &spread(scale)[0], &spread(minimum)[0], 16)
+	},
+	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
+		levelsSignedAVX2(&levels[0], &x[0], float32(half), &scale[0], 16)
+	},
+}
