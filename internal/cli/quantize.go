@@ -259,9 +259,6 @@ source; {ftype} in the output's name stands for the type.`,
 				Notice:   p.notice,
 			})
 			bar.finish()
-			if err == nil {
-				err = f.Changed()
-			}
 			if err != nil {
 				return err
 			}

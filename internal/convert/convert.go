@@ -13,6 +13,7 @@ import (
 	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/internal/checkpoint"
+	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/stream"
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -169,7 +170,7 @@ func (p *Plan) layout(outtype string) error {
 		return err
 	}
 	p.layouts = layouts
-	path := p.outputName(outtype)
+	path := p.OutputName(outtype)
 	for i, l := range layouts {
 		name := path
 		if len(layouts) > 1 {
@@ -181,8 +182,9 @@ func (p *Plan) layout(outtype string) error {
 	return nil
 }
 
-// outputName fills in the output's name.
-func (p *Plan) outputName(outtype string) string {
+// OutputName returns Out with the name of a type, and with the model's name if
+// it is a directory.
+func (p *Plan) OutputName(outtype string) string {
 	out := p.opt.Out
 	if st, err := os.Stat(out); err == nil && st.IsDir() {
 		return filepath.Join(out, p.defaultName(outtype))
@@ -228,6 +230,22 @@ func (p *Plan) SourceBytes() int64 {
 		n += int64(r.Type().RowSize(r.Len())) * int64(r.Count())
 	}
 	return n
+}
+
+// Source returns the model that Run would write as one to quantize, so that a
+// checkpoint becomes a quantized file without the one between: its weights go
+// through the types of this plan on their way.
+func (p *Plan) Source() *quantize.Source {
+	s := &quantize.Source{Name: p.opt.In, Metadata: p.Metadata, Paths: p.ck.Files(), Parts: 1, Verify: p.ck.Verify}
+	for i, t := range p.Tensors {
+		s.Tensors = append(s.Tensors, quantize.Tensor{
+			Name: t.Name,
+			Type: t.Type,
+			Dims: gguf.NewTensor(t.Name, t.Type, t.Shape).Dims,
+			Rows: stream.Cast(p.rows[i], t.Type),
+		})
+	}
+	return s
 }
 
 // Result says what a run did.

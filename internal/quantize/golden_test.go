@@ -1,6 +1,7 @@
 package quantize_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -166,4 +167,37 @@ func sum(t *testing.T, f *gguf.File, ten *gguf.Tensor) string {
 	}
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:16])
+}
+
+// TestFromCheckpoint compares quantizing a checkpoint in one pass with doing
+// so by way of a GGUF file.
+func TestFromCheckpoint(t *testing.T) {
+	for _, model := range []string{"micro/hf", "micro/hf-bin", "micro/meta-2"} {
+		for _, outtype := range []string{"auto", "f32", "bf16"} {
+			opt := quantize.Options{Targets: targets(t, "q4_k_m", "q5_0")}
+			want := run(t, convertTo(t, model, outtype), opt, quantize.RunOptions{})
+			c, err := convert.NewPlan(convert.Options{In: filepath.Join("../../testdata/models", model), Out: t.TempDir(), Outtype: outtype})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			p, err := quantize.New(c.Source(), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := p.Run(context.Background(), quantize.RunOptions{Out: filepath.Join(t.TempDir(), "out-{ftype}.gguf")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, paths := range res.Paths {
+				got, err := os.ReadFile(paths[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got, want[filepath.Base(paths[0])]) {
+					t.Errorf("%s %s: %s differs", model, outtype, filepath.Base(paths[0]))
+				}
+			}
+		}
+	}
 }

@@ -32,6 +32,8 @@ type Options struct {
 	Prune      []int // layers to take out
 	OverrideKV []KV
 	KeepSplit  bool // outputs have the parts of the source
+	// Split divides outputs anew; not together with KeepSplit.
+	Split gguf.SplitOptions
 
 	AllowRequantize bool // from quantized tensors as well
 	Strict          bool // substitutions and missing importance are errors
@@ -277,32 +279,39 @@ func (p *Plan) cover(t *Tensor, pl *Planned) {
 
 // layout decides where the tensors go.
 func (o *Output) layout(p *Plan, meta *gguf.Metadata) error {
-	parts := 1
-	if p.opt.KeepSplit {
-		parts = p.Source.Parts
-	}
-	groups := make([][]*gguf.Tensor, parts)
+	var list []*gguf.Tensor
 	for i := range o.Tensors {
-		part := 0
-		if p.opt.KeepSplit {
-			part = p.tensors[i].Part
-		}
 		t := &o.Tensors[i]
-		groups[part] = append(groups[part], &gguf.Tensor{Name: t.Name, Type: t.Type, Dims: trimmed(t.Dims)})
-		o.place = append(o.place, place{part, len(groups[part]) - 1})
+		list = append(list, &gguf.Tensor{Name: t.Name, Type: t.Type, Dims: trimmed(t.Dims)})
 	}
-	for i, g := range groups {
-		m := meta
-		if parts > 1 {
-			m = gguf.SplitMetadata(meta, i, parts, len(o.Tensors), false)
+	var err error
+	if !p.opt.KeepSplit {
+		o.Layouts, err = gguf.PlanSplit(meta, list, p.opt.Split)
+	} else {
+		groups := make([][]*gguf.Tensor, p.Source.Parts)
+		for i, t := range list {
+			part := p.tensors[i].Part
+			groups[part] = append(groups[part], t)
 		}
-		l, err := gguf.Plan(m, g)
-		if err != nil {
-			return err
+		for i, g := range groups {
+			m := meta
+			if len(groups) > 1 {
+				m = gguf.SplitMetadata(meta, i, len(groups), len(list), false)
+			}
+			l, err := gguf.Plan(m, g)
+			if err != nil {
+				return err
+			}
+			o.Layouts = append(o.Layouts, l)
 		}
-		o.Layouts = append(o.Layouts, l)
 	}
-	return nil
+	// Both keep the tensors' order.
+	for part, l := range o.Layouts {
+		for i := range l.Tensors {
+			o.place = append(o.place, place{part, i})
+		}
+	}
+	return err
 }
 
 // trimmed leaves out dimensions of 1 at the end, as ggml writes them.
@@ -349,7 +358,7 @@ func (p *Plan) Paths(i int, name string) []string {
 	o := p.Outputs[i]
 	ftype := o.Target.Name()
 	name = strings.NewReplacer("{ftype}", strings.ToLower(ftype), "{FTYPE}", strings.ToUpper(ftype)).Replace(name)
-	if !p.opt.KeepSplit {
+	if !p.opt.KeepSplit && len(o.Layouts) == 1 {
 		return []string{name}
 	}
 	var paths []string

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/smeltgguf/smelt/internal/recipe"
 	"github.com/smeltgguf/smelt/internal/stream"
 )
 
@@ -76,9 +77,17 @@ func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
 	if res.Nonfinite, err = stream.Run(ctx, jobs, so); err != nil {
 		return nil, err
 	}
+	if v := p.Source.Verify; v != nil {
+		if err := v(); err != nil {
+			return nil, err
+		}
+	}
 	for _, m := range measures {
 		var errs []stream.Errors
 		for _, m := range m {
+			if m == nil {
+				m = &stream.Measure{}
+			}
 			errs = append(errs, m.Total())
 		}
 		res.Errors = append(res.Errors, errs)
@@ -131,7 +140,10 @@ func (p *Plan) jobs(outs []*stream.Output, exact bool) ([]stream.Job, [][]*strea
 			k := slices.IndexFunc(j.Targets, func(t stream.Target) bool { return t.Type == pl.Type })
 			if k < 0 {
 				k = len(j.Targets)
-				target := stream.Target{W: &copies{}, Type: pl.Type, Measure: &stream.Measure{Sample: !exact}}
+				target := stream.Target{W: &copies{}, Type: pl.Type}
+				if exact || recipe.Quantized(pl.Type) {
+					target.Measure = &stream.Measure{Sample: !exact}
+				}
 				if pl.Converted() && pl.importance != nil {
 					target.Importance = pl.importance.Values()
 				}

@@ -22,6 +22,9 @@ type Source struct {
 	Tensors  []Tensor
 	Paths    []string // the files that it is read from
 	Parts    int      // files of a split model, 1 for others
+	// Verify returns an error if the files are no longer what they were; nil
+	// if there is nothing to verify.
+	Verify func() error
 }
 
 // Tensor is a tensor of the source. Rows may be nil where only a plan is
@@ -37,7 +40,7 @@ type Tensor struct {
 // FromGGUF returns an opened file as a source.
 func FromGGUF(f *gguf.File) *Source {
 	paths := f.Paths()
-	s := &Source{Metadata: f.Metadata, Paths: paths, Parts: max(1, len(paths))}
+	s := &Source{Metadata: f.Metadata, Paths: paths, Parts: max(1, len(paths)), Verify: f.Changed}
 	if len(paths) > 0 {
 		s.Name = paths[0]
 	}
