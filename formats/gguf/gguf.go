@@ -247,7 +247,7 @@ func (t *Tensor) readAt(p []byte, off uint64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = errChanged
 	} else {
 		err = fmt.Errorf("read error at %d: %w", at+int64(n), cause(err))
@@ -283,7 +283,7 @@ func (f *File) Map() error {
 		}
 		if p.file == nil {
 			b := make([]byte, p.size)
-			if _, err := p.r.ReadAt(b, 0); err != nil && err != io.EOF {
+			if _, err := p.r.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 				return fmt.Errorf("%s: read error: %w", p.name, cause(err))
 			}
 			p.mapped = b

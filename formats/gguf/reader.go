@@ -81,7 +81,7 @@ func (d *decoder) next(n int, where string) ([]byte, error) {
 		return nil, err
 	}
 	b, err := d.r.Peek(n)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", d.name, errChanged)
 	}
 	if err != nil {
