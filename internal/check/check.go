@@ -49,8 +49,18 @@ func (f Finding) String() string {
 type Options struct {
 	// Text, unless empty, is tokenized and must come back from its tokens.
 	Text string
-	// Progress is told how many bytes of tensors have been read.
-	Progress func(done int64)
+	// Progress is told how many bytes of tensors have been read, of how many.
+	Progress func(done, total int64)
+}
+
+// Count returns how many of the findings are errors and how many warnings.
+func Count(found []Finding) (errs, warnings int) {
+	for _, f := range found {
+		if f.Severity == Error {
+			errs++
+		}
+	}
+	return errs, len(found) - errs
 }
 
 // maxLoadName is the longest tensor name that llama.cpp loads (GGML_MAX_NAME,
@@ -212,9 +222,14 @@ func differs(a, b []byte) int {
 
 // values decodes every block: a scale that is not finite makes its weights NaN
 // or infinite, whatever the type.
-func (c *checker) values(ctx context.Context, progress func(int64)) error {
+func (c *checker) values(ctx context.Context, progress func(done, total int64)) error {
+	_, all := inspect.Totals(c.f)
 	scans := make([]scan, len(c.f.Tensors))
-	err := inspect.ForEach(ctx, c.f, progress, func(i int, read func(func([]byte)) error) error {
+	err := inspect.ForEach(ctx, c.f, func(done int64) {
+		if progress != nil {
+			progress(done, int64(all.Bytes))
+		}
+	}, func(i int, read func(func([]byte)) error) error {
 		s := &scans[i]
 		s.t, s.first = c.f.Tensors[i].Type, -1
 		err := read(s.add)

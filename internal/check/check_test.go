@@ -187,13 +187,13 @@ func TestFile(t *testing.T) {
 	if err := p.Write(context.Background(), split.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	var read int64
-	found, err := File(context.Background(), p.Paths[1], Options{Progress: func(n int64) { read = n }})
+	var read, total int64
+	found, err := File(context.Background(), p.Paths[1], Options{Progress: func(done, all int64) { read, total = done, all }})
 	if err != nil || len(found) > 0 {
 		t.Errorf("a split model: %v, %v", found, err)
 	}
-	if read != p.Bytes() {
-		t.Errorf("progress ended at %d of %d bytes", read, p.Bytes())
+	if read != p.Bytes() || total != p.Bytes() {
+		t.Errorf("progress ended at %d of %d, there are %d bytes", read, total, p.Bytes())
 	}
 	if err := os.Remove(p.Paths[2]); err != nil {
 		t.Fatal(err)

@@ -99,7 +99,7 @@ func fail(w io.Writer, cmd *cobra.Command, cause, err error) int {
 	}
 	name := "smelt"
 	if cmd != nil {
-		name = cmd.Name()
+		name = strings.TrimPrefix(cmd.CommandPath(), "smelt ") // "verify file"
 	}
 	var gate *gateError
 	if errors.As(err, &gate) {
