@@ -81,6 +81,11 @@ type Options struct {
 	// Native leaves weights as the checkpoint has them: q and k not reordered,
 	// for a forward pass whose rope rotates halves.
 	Native bool
+	// Adapter makes Load describe the GGUF of an adapter; the checkpoint is its
+	// base, of which only the config is looked at.
+	Adapter *Adapter
+	// Merge is an adapter that is merged into the weights.
+	Merge *Adapter
 	// IgnoreKeys are config keys that the person knows to be harmless.
 	IgnoreKeys []string
 }

@@ -63,6 +63,9 @@ func (b *builder) addPrefix(prefix string) {
 
 // has reports whether the checkpoint holds the tensor.
 func (b *builder) has(name string) bool {
+	if b.adapting() {
+		return b.opt.Adapter.pairs[name] != nil
+	}
 	_, ok := b.index[name]
 	return ok
 }
@@ -70,6 +73,9 @@ func (b *builder) has(name string) bool {
 // src claims a tensor of the checkpoint, which must be there and have the
 // shape.
 func (b *builder) src(name string, shape ...int) shaped {
+	if b.adapting() {
+		return b.adapterSrc(name, shape)
+	}
 	s := b.srcAny(name)
 	if !slices.Equal(s.shape, shape) {
 		t := b.ck.Tensors[s.order]
@@ -89,11 +95,14 @@ func (b *builder) srcBytes(name string, shape ...int) shaped {
 		panic(failure{formats.Malformedf(t.File, -1, "%s is %v %s, config implies U8 %s", formats.Quote(name), t.DType, dims(t.Shape), dims(shape))})
 	}
 	b.claimed[i] = true
-	return shaped{t.Rows, t.Shape, i}
+	return shaped{rows: t.Rows, shape: t.Shape, order: i}
 }
 
 // srcAny claims a tensor of whatever shape.
 func (b *builder) srcAny(name string) shaped {
+	if b.adapting() {
+		return shaped{}
+	}
 	i, ok := b.index[name]
 	if !ok {
 		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
@@ -103,13 +112,33 @@ func (b *builder) srcAny(name string) shaped {
 	if err := t.Weights(); err != nil {
 		panic(failure{err})
 	}
-	return shaped{t.Rows, t.Shape, i}
+	s := shaped{rows: t.Rows, shape: t.Shape, order: i}
+	if b.opt.Merge != nil {
+		s = b.opt.Merge.merge(name, s)
+	}
+	return s
 }
+
+// adapting reports whether the GGUF is to hold an adapter: the family's names
+// and transformations then apply to the adapter's matrices.
+func (b *builder) adapting() bool { return b.opt.Adapter != nil }
 
 func dims(shape []int) string { return strings.ReplaceAll(fmt.Sprint(shape), " ", ",") }
 
 // put adds a tensor to the GGUF.
-func (b *builder) put(name string, s shaped) { b.out = append(b.out, output{name, s}) }
+func (b *builder) put(name string, s shaped) {
+	switch l := s.lora; {
+	case l != nil:
+		a := l.a
+		if l.embedding {
+			a = a.transpose()
+		}
+		a.order, l.b.order = s.order, s.order
+		b.out = append(b.out, output{name + ".lora_a", a}, output{name + ".lora_b", l.b})
+	case s.rows != nil && (!b.adapting() || s.order != generated):
+		b.out = append(b.out, output{name, s})
+	}
+}
 
 // skip claims tensors that carry nothing: they are listed in the summary.
 func (b *builder) skip(name string) {
@@ -159,7 +188,7 @@ func (b *builder) embedding(embed, head string, vocabSize, width int) {
 	b.put("token_embd.weight", b.src(embed, vocabSize, width))
 	if b.has(head) {
 		b.put("output.weight", b.src(head, vocabSize, width))
-	} else if !b.cfg.boolean(true, "tie_word_embeddings") {
+	} else if !b.cfg.boolean(true, "tie_word_embeddings") && !b.adapting() {
 		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing, and tie_word_embeddings is false", head)})
 	}
 }
@@ -209,6 +238,11 @@ func otherModality(name string) bool {
 // finish checks that nothing is left over and puts the tensors in order: that
 // of the checkpoint, each where the last tensor that it is made of stands.
 func (b *builder) finish() {
+	for _, ad := range []*Adapter{b.opt.Adapter, b.opt.Merge} {
+		if ad != nil {
+			ad.check()
+		}
+	}
 	for i, t := range b.ck.Tensors {
 		if b.claimed[i] {
 			continue

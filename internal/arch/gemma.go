@@ -147,7 +147,7 @@ func loadGemma(b *builder, generation int) {
 	b.skip("lm_head.weight")
 	embd := b.srcAny("model.embed_tokens.weight")
 	if len(embd.shape) != 2 || embd.shape[0] < s.vocab || embd.shape[1] != s.embd {
-		b.src("model.embed_tokens.weight", s.vocab, s.embd)
+		embd = b.src("model.embed_tokens.weight", s.vocab, s.embd)
 	}
 	b.put("token_embd.weight", embd.slice(0, s.vocab)) // rows past the vocabulary are padding
 	for i := range s.layers {

@@ -107,7 +107,7 @@ func (b *builder) gptOSSExperts(name string, n, out, in int) shaped {
 	scales := b.srcBytes(name+"_scales", n, out, in/32)
 	rows := &mxfp4{blocks: reshape(blocks.rows, in/2), scales: scales.rows, in: in}
 	// Before the tensors that are read as they stand.
-	return shaped{rows, []int{n, out, in}, scales.order - len(b.ck.Tensors)}
+	return shaped{rows: rows, shape: []int{n, out, in}, order: scales.order - len(b.ck.Tensors)}
 }
 
 // mxfp4 puts blocks and scales together to ggml's blocks: the scale, then 16

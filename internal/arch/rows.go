@@ -19,6 +19,17 @@ type shaped struct {
 	rows  stream.Rows
 	shape []int // outermost first
 	order int   // position in the checkpoint of the last tensor in it
+	// lora, in place of rows, is the change that an adapter makes. With neither
+	// there is nothing: an adapter that does not change the tensor.
+	lora *lora
+}
+
+// changed returns a copy whose B, the rows of the change, went through f.
+func (l *lora) changed(f func(shaped) shaped) *lora {
+	if l == nil {
+		return nil
+	}
+	return &lora{l.a, f(l.b), l.embedding}
 }
 
 // gather reads row i of the output from row index(i) of the input.
@@ -49,9 +60,16 @@ func (g *gather) ReadRows(dst []byte, first, n int) error {
 // (heads, 2, dim/2) to (heads, dim/2, 2): rotate-half order, as Hugging Face
 // stores it, to the interleaved order that Meta and GGUF's llama have.
 func (s shaped) unrope(heads int) shaped {
+	if len(s.shape) == 0 {
+		return s
+	}
 	dim := s.shape[0] / heads
 	if s.shape[0]%heads != 0 || dim%2 != 0 {
 		fail("q or k of %d rows cannot be reordered for %d heads", s.shape[0], heads)
+	}
+	if s.rows == nil {
+		s.lora = s.lora.changed(func(b shaped) shaped { return b.unrope(heads) })
+		return s
 	}
 	half := dim / 2
 	index := func(i int) int {
@@ -74,6 +92,13 @@ func (s shaped) slice(first, n int) shaped {
 
 // pick takes n of the outermost dimension, the i-th from place index(i).
 func (s shaped) pick(n int, index func(i int) int) shaped {
+	if s.rows == nil {
+		if len(s.shape) > 0 {
+			s.shape = append([]int{n}, s.shape[1:]...)
+		}
+		s.lora = s.lora.changed(func(b shaped) shaped { return b.pick(n, index) })
+		return s
+	}
 	per := 1 // rows for one step of the outermost dimension
 	for _, d := range s.shape[1:max(1, len(s.shape)-1)] {
 		per *= d
@@ -89,8 +114,13 @@ func (s shaped) pick(n int, index func(i int) int) shaped {
 
 // view gives the same elements another shape.
 func (s shaped) view(shape ...int) shaped {
+	if s.lora != nil && len(shape) != len(s.shape) {
+		fail("an adapter for a matrix that is taken apart into %v is not supported", shape)
+	}
 	s.shape = shape
-	s.rows = reshape(s.rows, shape[len(shape)-1])
+	if s.rows != nil {
+		s.rows = reshape(s.rows, shape[len(shape)-1])
+	}
 	return s
 }
 
@@ -167,6 +197,9 @@ func join(parts []shaped, stack bool) shaped {
 	out := shaped{order: p0.order}
 	c := &concat{first: []int{0}}
 	outer := 0
+	if p0.rows == nil {
+		return joinAdapted(parts, stack)
+	}
 	for _, p := range parts {
 		if p.rows.Type() != p0.rows.Type() || p.rows.Len() != p0.rows.Len() {
 			fail("parts of one tensor differ: %v %v and %v %v", p0.rows.Type(), p0.shape, p.rows.Type(), p.shape)
@@ -191,6 +224,28 @@ func join(parts []shaped, stack bool) shaped {
 		out.rows = reshape(c, outer)
 	}
 	return out
+}
+
+// joinAdapted is join where an adapter changes all parts or none.
+func joinAdapted(parts []shaped, stack bool) shaped {
+	var as, bs []shaped
+	order := 0
+	for _, p := range parts {
+		if p.rows != nil {
+			fail("an adapter that replaces some of the experts is not supported")
+		}
+		if p.lora != nil {
+			as, bs = append(as, p.lora.a), append(bs, p.lora.b)
+			order = max(order, p.order)
+		}
+	}
+	if len(as) == 0 {
+		return shaped{}
+	}
+	if len(as) != len(parts) || !stack {
+		fail("an adapter that changes %d of %d matrices that become one is not supported", len(as), len(parts))
+	}
+	return shaped{order: order, lora: &lora{a: join(as, true), b: join(bs, true)}}
 }
 
 // transposed swaps the last two dimensions of batches of rows x Len matrices.
@@ -228,13 +283,19 @@ func (t *transposed) ReadRows(dst []byte, first, n int) error {
 
 // transpose swaps the last two dimensions.
 func (s shaped) transpose() shaped {
+	if s.rows == nil {
+		if s.lora != nil {
+			s.lora = &lora{a: s.lora.b.transpose(), b: s.lora.a.transpose()}
+		}
+		return s
+	}
 	if s.rows.Type().BlockLen() != 1 {
 		fail("a tensor of type %v cannot be transposed", s.rows.Type())
 	}
 	d := len(s.shape)
 	shape := slices.Clone(s.shape)
 	shape[d-1], shape[d-2] = shape[d-2], shape[d-1]
-	return shaped{&transposed{s.rows, s.shape[d-2]}, shape, s.order}
+	return shaped{rows: &transposed{s.rows, s.shape[d-2]}, shape: shape, order: s.order}
 }
 
 // added is the input plus a constant, in float32, or in half precision where
@@ -246,6 +307,9 @@ type added struct {
 }
 
 func (s shaped) add(c float32) shaped {
+	if s.rows == nil {
+		return s
+	}
 	s.rows = &added{s.rows, c}
 	return s
 }
@@ -294,5 +358,5 @@ const generated = math.MinInt32
 
 // values makes a generated vector.
 func values(v []float32) shaped {
-	return shaped{floats(v), []int{len(v)}, generated}
+	return shaped{rows: floats(v), shape: []int{len(v)}, order: generated}
 }

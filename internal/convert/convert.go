@@ -34,6 +34,12 @@ type Options struct {
 	// IgnoreConfigKeys are keys of config.json that are known to be harmless.
 	IgnoreConfigKeys []string
 
+	// Base is the checkpoint, or at least its config, that In is an adapter of
+	// (In holds adapter_config.json).
+	Base string
+	// MergeLoRA is an adapter to merge into the weights of In.
+	MergeLoRA string
+
 	SplitMaxTensors int   // tensors per file; 0: no bound
 	SplitMaxSize    int64 // bytes of tensors per file; 0: no bound
 
@@ -67,39 +73,88 @@ type Plan struct {
 	Notes    []string // what else the person should know
 
 	opt     Options
-	ck      *checkpoint.Checkpoint
-	rows    []stream.Rows // of each tensor
+	ck      *checkpoint.Checkpoint   // of In
+	others  []*checkpoint.Checkpoint // Base, MergeLoRA
+	rows    []stream.Rows            // of each tensor
 	layouts []*gguf.Layout
 }
 
 // NewPlan opens the checkpoint and plans its conversion. Nothing is written.
 func NewPlan(opt Options) (p *Plan, err error) {
-	ck, err := checkpoint.Open(opt.In)
-	if err != nil {
-		return nil, err
-	}
+	p = &Plan{Metadata: gguf.NewMetadata(), opt: opt}
 	defer func() {
 		if err != nil {
-			ck.Close()
+			p.Close()
 		}
 	}()
-	out, err := findOuttype(opt.Outtype, ck)
+	if p.ck, err = checkpoint.Open(opt.In); err != nil {
+		return nil, err
+	}
+	out, err := findOuttype(opt.Outtype, p.ck)
 	if err != nil {
 		return nil, err
 	}
-	m, err := arch.Load(ck, arch.Options{FileType: out.fileType, IgnoreKeys: opt.IgnoreConfigKeys})
+	m, ad, err := p.load(out)
 	if err != nil {
 		return nil, err
 	}
 	m.Vocab.Pre = opt.Pre
-	p = &Plan{Arch: m.Family.Name, Outtype: out.name, Skipped: m.Skipped, Notes: m.Notes, Metadata: gguf.NewMetadata(), opt: opt, ck: ck}
+	p.Arch, p.Outtype, p.Skipped, p.Notes = m.Family.Name, out.name, m.Skipped, m.Notes
 	counts := p.addTensors(m.Tensors, out.typ)
 	p.Params = counts.total
-	if err := p.metadata(m, counts); err != nil {
+	if err := p.metadata(m, ad, counts); err != nil {
 		return nil, err
 	}
 	return p, p.layout(out.name)
 }
+
+// load describes the model, or the adapter, which is then returned as well.
+func (p *Plan) load(out outtype) (*arch.Model, *arch.Adapter, error) {
+	opt := arch.Options{FileType: out.fileType, IgnoreKeys: p.opt.IgnoreConfigKeys}
+	base := p.ck
+	if _, err := p.ck.ReadFile(arch.AdapterFile); err == nil {
+		if p.opt.Base == "" {
+			return nil, nil, &InputError{p.opt.In, "this is an adapter", "name the model that it belongs to with --base: a directory with its config.json"}
+		}
+		if base, err = p.also(checkpoint.OpenConfig, p.opt.Base); err != nil {
+			return nil, nil, err
+		}
+		if opt.Adapter, err = arch.OpenAdapter(p.ck); err != nil {
+			return nil, nil, err
+		}
+	} else if p.opt.Base != "" {
+		return nil, nil, &InputError{p.opt.In, "this is no adapter: it has no " + arch.AdapterFile, "leave --base away"}
+	}
+	if p.opt.MergeLoRA != "" {
+		ck, err := p.also(checkpoint.Open, p.opt.MergeLoRA)
+		if err != nil {
+			return nil, nil, err
+		}
+		if opt.Merge, err = arch.OpenAdapter(ck); err != nil {
+			return nil, nil, err
+		}
+	}
+	m, err := arch.Load(base, opt)
+	return m, opt.Adapter, err
+}
+
+// also opens a checkpoint besides In.
+func (p *Plan) also(open func(string) (*checkpoint.Checkpoint, error), path string) (*checkpoint.Checkpoint, error) {
+	ck, err := open(path)
+	if err == nil {
+		p.others = append(p.others, ck)
+	}
+	return ck, err
+}
+
+// InputError says that the inputs do not go together. It prints as
+// `<path>: <message>`.
+type InputError struct{ Path, Msg, Hint string }
+
+func (e *InputError) Error() string { return e.Path + ": " + e.Msg }
+
+// HintText returns what the person can do about it.
+func (e *InputError) HintText() string { return e.Hint }
 
 // addTensors chooses the tensors' types.
 func (p *Plan) addTensors(list []arch.Tensor, want quant.Type) paramCounts {
@@ -121,8 +176,12 @@ func (p *Plan) addTensors(list []arch.Tensor, want quant.Type) paramCounts {
 }
 
 // metadata writes all keys in their order.
-func (p *Plan) metadata(m *arch.Model, counts paramCounts) error {
-	c, err := readCard(p.ck, counts.total)
+func (p *Plan) metadata(m *arch.Model, ad *arch.Adapter, counts paramCounts) error {
+	params := counts.total
+	if ad != nil {
+		params = -params // of the adapter alone; its base has more
+	}
+	c, err := readCard(p.ck, params)
 	if err != nil {
 		return err
 	}
@@ -138,13 +197,21 @@ func (p *Plan) metadata(m *arch.Model, counts paramCounts) error {
 	if p.opt.ModelName != "" {
 		c.fields["name"] = p.opt.ModelName
 	}
-	if _, ok := c.fields["size_label"]; !ok && counts.total > 0 {
+	if _, ok := c.fields["size_label"]; !ok && params > 0 {
 		c.fields["size_label"] = counts.label()
 	}
 	p.Notes = append(p.Notes, c.notes...)
 
 	meta := p.Metadata
 	meta.Set("general.architecture", m.Family.Name)
+	if ad != nil {
+		meta.Set("general.type", "adapter")
+		meta.Set("adapter.type", "lora")
+		c.write(meta)
+		meta.Set("adapter.lora.alpha", float32(ad.Alpha))
+		meta.Set("general.quantization_version", uint32(2))
+		return nil
+	}
 	copyKeys(meta, m.Early)
 	meta.Set("general.type", "model")
 	c.write(meta)
@@ -219,8 +286,16 @@ func (p *Plan) defaultName(outtype string) string {
 	return strings.Join(parts, "-") + ".gguf"
 }
 
-// Close closes the checkpoint.
-func (p *Plan) Close() error { return p.ck.Close() }
+// Close closes the inputs.
+func (p *Plan) Close() error {
+	var errs []error
+	for _, ck := range append(p.others, p.ck) {
+		if ck != nil {
+			errs = append(errs, ck.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // SourceBytes returns how many bytes of weights Run reads: the end of its
 // progress.
@@ -263,7 +338,11 @@ func (p *Plan) Run(ctx context.Context, progress func(done int64)) (*Result, err
 	for i, name := range p.Files {
 		specs[i] = stream.Spec{Path: name, Size: p.layouts[i].Size}
 	}
-	outs, err := stream.CreateAll(specs, p.opt.Force, p.ck.Files())
+	inputs := p.ck.Files()
+	for _, ck := range p.others {
+		inputs = append(inputs, ck.Files()...)
+	}
+	outs, err := stream.CreateAll(specs, p.opt.Force, inputs)
 	if err != nil {
 		return nil, err
 	}
@@ -292,8 +371,10 @@ func (p *Plan) Run(ctx context.Context, progress func(done int64)) (*Result, err
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.opt.In, err)
 	}
-	if err := p.ck.Verify(); err != nil {
-		return nil, err
+	for _, ck := range append(p.others, p.ck) {
+		if err := ck.Verify(); err != nil {
+			return nil, err
+		}
 	}
 	if err := stream.CommitAll(outs); err != nil {
 		return nil, err

@@ -207,6 +207,9 @@ func TestFamilies(t *testing.T) {
 		for _, outtype := range sorted(f.Outtypes) {
 			t.Run(name+"/"+outtype, func(t *testing.T) {
 				opt := Options{In: filepath.Join(shared, "families", f.Dir), Outtype: outtype}
+				if f.Base != "" {
+					opt.Base = filepath.Join(shared, "families", f.Base)
+				}
 				compare(t, run(t, opt), f.Outtypes[outtype], g.golden)
 			})
 		}
