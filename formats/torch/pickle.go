@@ -214,10 +214,11 @@ func (m *machine) spend(n int64) error {
 	return nil
 }
 
-// push puts a value on the stack that takes about size bytes of its own.
+// push puts a value on the stack that takes about size bytes of its own. A
+// place on the stack counts twice, because the stack is copied as it grows.
 func (m *machine) push(v any, size int64) error {
 	m.stack = append(m.stack, v)
-	return m.spend(16 + size)
+	return m.spend(2*16 + size)
 }
 
 // pop takes the top n values; they are valid until the next push.
@@ -292,7 +293,7 @@ func (m *machine) step(op byte) error {
 		return err
 	case opMark:
 		m.marks = append(m.marks, len(m.stack))
-		return m.spend(8)
+		return m.spend(2 * 8)
 	case opPop:
 		if n := len(m.marks); n > 0 && m.marks[n-1] == len(m.stack) {
 			m.marks = m.marks[:n-1]

@@ -58,7 +58,7 @@ func openRegular(path string) (*os.File, fs.FileInfo, error) {
 func pathError(path string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		if errors.Is(err, syscall.ENOTDIR) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
 		}
 		return fmt.Errorf("%s: %w", path, pe.Err)
