@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/internal/convert"
+	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/report"
 )
 
@@ -26,16 +29,21 @@ func newConvert() *cobra.Command {
 GGUF. The kind of input is recognised by its content.`,
 		Example: `  convert --in hf/ --out model.gguf
   convert --in Llama-2-7b/ --out 'llama-2-7b-{ftype}.gguf' --outtype q8_0
+  convert --in hf/ --out 'model-{ftype}.gguf' --outtype q4_k_m,q8_0 --imatrix model.imatrix.gguf
   convert --in hf/ --out model.gguf --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if quantizes(cmd, &o) {
+				return o.runQuantize(cmd)
+			}
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
+	o.quantize.add(cmd)
 	f.StringVar(&o.In, "in", "", "checkpoint: directory, or one of its files")
 	f.StringVar(&o.Out, "out", "", "GGUF file to write; {ftype} in its name stands for the type; a directory gets a name from the model")
-	f.StringVar(&o.Outtype, "outtype", "auto", "type of the weights: auto, "+strings.Join(convert.Outtypes(), ", "))
+	f.StringVar(&o.Outtype, "outtype", "auto", "type of the weights: auto, "+strings.Join(convert.Outtypes(), ", ")+", or any type of quantize; several, separated by commas, make several files")
 	f.BoolVar(&o.VocabOnly, "vocab-only", false, "write metadata and vocabulary, no weights")
 	f.StringVar(&o.ModelName, "model-name", "", "general.name (default: from the model card or the directory)")
 	f.StringVar(&o.MetadataFile, "metadata", "", "JSON file with general.* keys that replace what the checkpoint says")
@@ -55,6 +63,7 @@ GGUF. The kind of input is recognised by its content.`,
 
 type convertOptions struct {
 	convert.Options
+	quantize                  quantizeFlags
 	splitMaxSize              string
 	dryRun, list, quiet, json bool
 }
@@ -68,18 +77,8 @@ func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) erro
 		}
 		return nil
 	}
-	if o.In == "" || o.Out == "" && !o.dryRun {
-		return usagef("--in and --out are needed")
-	}
-	if o.Out == "" {
-		o.Out = "."
-	}
-	if o.splitMaxSize != "" {
-		n, err := parseSize(o.splitMaxSize)
-		if err != nil {
-			return usagef("--split-max-size: %w", err)
-		}
-		o.SplitMaxSize = n
+	if err := o.check(); err != nil {
+		return err
 	}
 	p, err := convert.NewPlan(o.Options)
 	if err != nil {
@@ -97,6 +96,78 @@ func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) erro
 		return err
 	}
 	return o.summary(stdout, stderr, p, res, time.Since(start))
+}
+
+// check looks at the flags that all conversions share.
+func (o *convertOptions) check() error {
+	if o.In == "" || o.Out == "" && !o.dryRun {
+		return usagef("--in and --out are needed")
+	}
+	if o.Out == "" {
+		o.Out = "."
+	}
+	if o.splitMaxSize != "" {
+		n, err := parseSize(o.splitMaxSize)
+		if err != nil {
+			return usagef("--split-max-size: %w", err)
+		}
+		o.SplitMaxSize = n
+	}
+	return nil
+}
+
+// quantizes reports whether the flags ask for more than convert's own types.
+func quantizes(cmd *cobra.Command, o *convertOptions) bool {
+	if o.list {
+		return false
+	}
+	return len(usedQuantizeFlags(cmd)) > 0 || o.Outtype != "auto" && !slices.ContainsFunc(convert.Outtypes(), func(name string) bool {
+		return strings.EqualFold(name, o.Outtype)
+	})
+}
+
+// runQuantize converts and quantizes in one pass, with the bytes of convert
+// --outtype auto and quantize one after the other.
+func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	types := o.Outtype
+	if types == "auto" {
+		if len(o.quantize.recipes) == 0 {
+			return usagef("%s: give a type to quantize to with --outtype", strings.Join(usedQuantizeFlags(cmd), ", "))
+		}
+		types = ""
+	}
+	if o.VocabOnly {
+		return usagef("--vocab-only: there is nothing to quantize")
+	}
+	opt, err := o.quantize.options(types)
+	if err != nil {
+		return err
+	}
+	opt.DryRun = o.dryRun
+	opt.Split = gguf.SplitOptions{MaxTensors: o.SplitMaxTensors, MaxSize: o.SplitMaxSize}
+	o.Outtype, o.SplitMaxTensors, o.SplitMaxSize = "auto", 0, 0
+	p, err := convert.NewPlan(o.Options)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	plan, err := quantize.New(p.Source(), opt)
+	if err != nil {
+		return err
+	}
+	out := quantizePrinter{cmd: cmd, quiet: o.quiet, json: o.json}
+	if !o.quiet {
+		printRemarks(cmd.ErrOrStderr(), describePlan(p))
+	}
+	if o.dryRun {
+		return out.plan(plan)
+	}
+	return out.run(plan, o.quantize.report, quantize.RunOptions{
+		Out: p.OutputName("{ftype}"), Force: o.Force, Threads: o.Threads, AllowNonfinite: o.AllowNonfinite, Resume: o.quantize.resume,
+	})
 }
 
 // planJSON is the form of --dry-run --json and, with the time that it took, of

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"bufio"
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +19,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/imatrix"
 	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/recipe"
-	results "github.com/smeltgguf/smelt/internal/report"
+	"github.com/smeltgguf/smelt/internal/report"
 	"github.com/smeltgguf/smelt/internal/stream"
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -40,6 +40,23 @@ type quantizeFlags struct {
 	strict         bool
 	report         string
 	resume         bool
+}
+
+// quantizeFlagNames are the flags that add makes.
+var quantizeFlagNames = []string{
+	"recipe", "imatrix", "include-weights", "exclude-weights", "pure", "leave-output-tensor", "output-tensor-type",
+	"token-embedding-type", "tensor-type", "tensor-type-file", "strict", "report", "resume",
+}
+
+// usedQuantizeFlags names those that were given.
+func usedQuantizeFlags(cmd *cobra.Command) []string {
+	var used []string
+	for _, name := range quantizeFlagNames {
+		if cmd.Flags().Changed(name) {
+			used = append(used, "--"+name)
+		}
+	}
+	return used
 }
 
 func (q *quantizeFlags) add(cmd *cobra.Command) {
@@ -252,17 +269,9 @@ source; {ftype} in the output's name stands for the type.`,
 			if out == "" {
 				out = filepath.Join(filepath.Dir(in), "ggml-model-{FTYPE}.gguf")
 			}
-			bar := newProgress(cmd.ErrOrStderr(), "quantize", "B", plan.SourceBytes(), quiet)
-			res, err := plan.Run(cmd.Context(), quantize.RunOptions{
-				Out: out, Force: force, Threads: threads, Measure: q.report != "", AllowNonfinite: nonfinite, Resume: q.resume,
-				Progress: func(done int64) { bar.set(done, "") },
-				Notice:   p.notice,
+			return p.run(plan, q.report, quantize.RunOptions{
+				Out: out, Force: force, Threads: threads, AllowNonfinite: nonfinite, Resume: q.resume,
 			})
-			bar.finish()
-			if err != nil {
-				return err
-			}
-			return p.result(plan, res, q.report, force)
 		},
 	}
 	q.add(cmd)
@@ -310,6 +319,23 @@ func (p *quantizePrinter) notice(s string) {
 	}
 }
 
+// run quantizes and prints the summary.
+func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quantize.RunOptions) error {
+	bar := newProgress(p.cmd.ErrOrStderr(), p.cmd.Name(), "B", plan.SourceBytes(), p.quiet)
+	opt.Measure = reportPath != ""
+	opt.Progress = func(done int64) { bar.set(done, "") }
+	opt.Notice = p.notice
+	res, err := plan.Run(p.cmd.Context(), opt)
+	bar.finish()
+	if err != nil {
+		if opt.Resume && p.cmd.Context().Err() != nil {
+			p.notice("what is done is kept; the same command goes on with it")
+		}
+		return err
+	}
+	return p.result(plan, res, reportPath, opt.Force)
+}
+
 // plan prints what a dry run found.
 func (p *quantizePrinter) plan(plan *quantize.Plan) error {
 	var all []*quantize.Summary
@@ -317,7 +343,7 @@ func (p *quantizePrinter) plan(plan *quantize.Plan) error {
 		all = append(all, plan.Summarize(i, nil))
 	}
 	if p.json {
-		return writeJSON(p.cmd.OutOrStdout(), all)
+		return printJSON(p.cmd.OutOrStdout(), all)
 	}
 	w := bufio.NewWriter(p.cmd.OutOrStdout())
 	for i, s := range all {
@@ -347,7 +373,7 @@ func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, repo
 		}
 	}
 	if p.json {
-		return writeJSON(p.cmd.OutOrStdout(), all)
+		return printJSON(p.cmd.OutOrStdout(), all)
 	}
 	if p.quiet {
 		return nil
@@ -362,10 +388,10 @@ func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, repo
 
 // printSummary prints what the people who publish the file want to know.
 func printSummary(w io.Writer, s *quantize.Summary) {
-	fmt.Fprintf(w, "%s: %s from %s of tensors, %.2f bits per weight\n", s.FType, results.Bytes(s.Bytes), results.Bytes(s.SourceBytes), s.BitsPerWeight)
+	fmt.Fprintf(w, "%s: %s from %s of tensors, %.2f bits per weight\n", s.FType, report.Bytes(s.Bytes), report.Bytes(s.SourceBytes), s.BitsPerWeight)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, t := range s.Types {
-		fmt.Fprintf(tw, "  %s\t%d tensors\t%s\n", t.Type, t.Tensors, results.Bytes(t.Bytes))
+		fmt.Fprintf(tw, "  %s\t%d tensors\t%s\n", t.Type, t.Tensors, report.Bytes(t.Bytes))
 	}
 	tw.Flush()
 	if s.Importance != nil {
@@ -401,25 +427,18 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 	tw.Flush()
 }
 
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
 // saveJSON writes v to a file that appears as a whole.
 func saveJSON(path string, v any, force bool, inputs []string) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
+	var b bytes.Buffer
+	if err := printJSON(&b, v); err != nil {
 		return err
 	}
-	b = append(b, '\n')
-	o, err := stream.Create(path, int64(len(b)), force, inputs...)
+	o, err := stream.Create(path, int64(b.Len()), force, inputs...)
 	if err != nil {
 		return err
 	}
 	defer o.Abort()
-	if _, err := o.WriteAt(b, 0); err != nil {
+	if _, err := o.WriteAt(b.Bytes(), 0); err != nil {
 		return err
 	}
 	return o.Commit()
