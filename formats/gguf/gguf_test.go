@@ -326,7 +326,7 @@ func TestHugeMetadata(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, err := NewFile(zeros{tt.head, 1 << 40}, 1<<40, "f")
 			runtime.ReadMemStats(&after)
-			if err == nil || !strings.Contains(err.Error(), "metadata of more than 256 MiB") {
+			if err == nil || !strings.Contains(err.Error(), "metadata of more than 128 MiB") {
 				t.Errorf("error %v", err)
 			}
 			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
@@ -454,6 +454,44 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		if _, err := Plan(tt.meta, tt.tensors); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("error %v, want ...%s...", err, tt.want)
+		}
+	}
+}
+
+// TestPlanVocabulary: without tensors there is nothing after the metadata.
+func TestPlanVocabulary(t *testing.T) {
+	m := everyType()
+	l, err := Plan(m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := header(version, 0, uint64(m.Len()))
+	for k, v := range m.All() {
+		want.put(k)
+		want.Write(AppendValue(nil, v))
+	}
+	if !bytes.Equal(l.Header, want.Bytes()) || l.Size != int64(want.Len()) {
+		t.Errorf("%d bytes of %d, want %d", len(l.Header), l.Size, want.Len())
+	}
+}
+
+// TestStrings reads arrays of strings that end at, before and after the edges
+// of what is read at a time.
+func TestStrings(t *testing.T) {
+	for shift := range 20 {
+		want := []string{strings.Repeat("x", chunk-100+shift)}
+		for i := range 40 {
+			want = append(want, strings.Repeat("y", i%5))
+		}
+		want = append(want, strings.Repeat("z", 3*chunk), "", "end")
+		m := NewMetadata()
+		m.Set("k", want)
+		f, err := open(encode(t, m, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := f.Metadata.Strings("k"); !slices.Equal(got, want) {
+			t.Errorf("shift %d: %d strings, want %d, or others", shift, len(got), len(want))
 		}
 	}
 }

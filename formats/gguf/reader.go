@@ -22,7 +22,7 @@ import (
 const (
 	maxKeys     = 1 << 16 // real files have fewer than a hundred
 	maxTensors  = 1 << 16 // real files have a few thousand at most
-	maxMetadata = 1 << 28 // bytes before the tensor data; real files have 30 MB at most
+	maxMetadata = 1 << 27 // bytes before the tensor data; real files have 30 MB at most
 )
 
 const (
@@ -144,6 +144,42 @@ func (d *decoder) string(where string, limit uint64) (string, error) {
 	return d.text.String()[d.text.Len()-int(n):], nil
 }
 
+// strings reads n strings, which the caller has found to fit in the file if
+// they are short enough.
+func (d *decoder) strings(n int, where string) ([]string, error) {
+	out := make([]string, 0, n)
+	for len(out) < n {
+		// Those that are in the buffer already, without a call for each.
+		b, err := d.r.Peek(d.r.Buffered())
+		if err != nil {
+			return nil, err
+		}
+		used := 0
+		for len(out) < n && len(b)-used >= 8 {
+			k := binary.LittleEndian.Uint64(b[used:])
+			if k > uint64(len(b)-used-8) {
+				break
+			}
+			used += 8
+			out = append(out, d.text.add(b[used:used+int(k)]))
+			used += int(k)
+		}
+		if _, err := d.r.Discard(used); err != nil {
+			return nil, err
+		}
+		d.pos += int64(used)
+		if len(out) == n {
+			break
+		}
+		s, err := d.string(where, math.MaxUint64) // reaches past the buffer, or fails
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, d.afford(0)
+}
+
 // arena holds the texts of many strings in few pieces of memory.
 type arena struct{ strings.Builder }
 
@@ -153,6 +189,13 @@ func (a *arena) grow(n int) {
 		a.Builder = strings.Builder{}
 		a.Grow(max(n, chunk))
 	}
+}
+
+// add keeps a copy of b.
+func (a *arena) add(b []byte) string {
+	a.grow(len(b))
+	a.Write(b)
+	return a.String()[a.Len()-len(b):]
 }
 
 // identifier reads a key or tensor name.
@@ -344,13 +387,7 @@ func (d *decoder) array(where string) (any, error) {
 	n := int(count)
 	switch elem {
 	case typeString:
-		out := make([]string, n)
-		for i := range out {
-			if out[i], err = d.string(where, math.MaxUint64); err != nil {
-				return nil, err
-			}
-		}
-		return out, nil
+		return d.strings(n, where)
 	case typeUint8:
 		return scalars[uint8](d, n, where)
 	case typeInt8:

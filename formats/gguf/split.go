@@ -183,7 +183,7 @@ func PlanSplit(meta *Metadata, tensors []*Tensor, opt SplitOptions) ([]*Layout, 
 	var layouts []*Layout
 	for i, g := range groups {
 		m := SplitMetadata(meta, i, len(groups), len(tensors), opt.Resplit)
-		l, err := Plan(m, g)
+		l, err := plan(m, g, true)
 		if err != nil {
 			return nil, err
 		}

@@ -46,8 +46,14 @@ func (l *Layout) Gaps() [][2]int64 {
 // Plan lays out a file of version 3: metadata in order, tensors one after the
 // other, each aligned to general.alignment (32 where the key is absent). The
 // layout's tensors are copies with their Offset set; the given ones, which may
-// be those of an opened File, stay as they are.
+// be those of an opened File, stay as they are. Without tensors the file ends
+// with its metadata, as llama.cpp's converter has it for a vocabulary only.
 func Plan(meta *Metadata, tensors []*Tensor) (*Layout, error) {
+	return plan(meta, tensors, len(tensors) > 0)
+}
+
+// plan is Plan; padded tells whether the metadata is padded to the alignment.
+func plan(meta *Metadata, tensors []*Tensor, padded bool) (*Layout, error) {
 	align, err := alignment(meta)
 	if err != nil {
 		return nil, err
@@ -103,7 +109,9 @@ func Plan(meta *Metadata, tensors []*Tensor) (*Layout, error) {
 		h = binary.LittleEndian.AppendUint32(h, uint32(t.Type))
 		h = binary.LittleEndian.AppendUint64(h, t.Offset)
 	}
-	h = append(h, make([]byte, int(pad(uint64(len(h)), align))-len(h))...)
+	if padded {
+		h = append(h, make([]byte, int(pad(uint64(len(h)), align))-len(h))...)
+	}
 	l.Header, l.DataOffset, l.Size = h, int64(len(h)), int64(len(h))+int64(next)
 	return l, nil
 }
