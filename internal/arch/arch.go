@@ -48,8 +48,19 @@ var Families = []*Family{
 	falconFamily,
 	stablelmFamily,
 	graniteFamily,
+	graniteMoEFamily,
 	deepseek2Family,
 	gptOSSFamily,
+	smollm3Family,
+	phi2Family,
+	gptneoxFamily,
+	starcoder2Family,
+	olmo2Family,
+	internlm2Family,
+	commandRFamily,
+	minicpmFamily,
+	baichuanFamily,
+	glm4Family,
 }
 
 // Tensor is one tensor of the GGUF to be written.

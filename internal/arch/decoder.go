@@ -61,6 +61,12 @@ type Decoder struct {
 	// WindowPattern n > 0: every n-th layer (l % n == n-1) attends to all.
 	WindowPattern int
 
+	// NoRopeStep n > 0: every n-th layer (l % n == n-1) has no rope.
+	NoRopeStep int
+	// AlibiMax > 0: there is no rope, but linear biases (arXiv:2108.12409) with
+	// this largest exponent, usually 8.
+	AlibiMax float32
+
 	AttnScale     float32 // of q·k; 0: 1/sqrt(HeadDim)
 	AttnSoftcap   float32 // s -> cap*tanh(s/cap) on attention scores
 	LogitSoftcap  float32 // the same on logits

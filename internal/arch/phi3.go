@@ -21,7 +21,7 @@ var phi3Family = &Family{
 			v.BPE()
 			return
 		}
-		v.SentencePieceExact()
+		v.SentencePieceExact(false)
 	},
 	// llama.cpp reads the sliding window and makes no use of it.
 	decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },

@@ -120,13 +120,7 @@ func (b *builder) mlpExperts(i int, prefix string, n, embd, ffn int) {
 	blk := fmt.Sprintf("blk.%d.ffn_", i)
 	if stacked := prefix + "experts.gate_up_proj"; b.has(stacked) {
 		b.put(blk+"down_exps.weight", b.src(prefix+"experts.down_proj", n, embd, ffn))
-		both := b.src(stacked, n, 2*ffn, embd)
-		rows := both.view(n*2*ffn, embd)
-		half := func(first int) shaped {
-			return rows.pick(n*ffn, func(i int) int { return i/ffn*2*ffn + first + i%ffn }).view(n, ffn, embd)
-		}
-		b.put(blk+"gate_exps.weight", half(0))
-		b.put(blk+"up_exps.weight", half(ffn))
+		b.gateUpExperts(i, stacked, n, embd, ffn)
 		return
 	}
 	e := prefix + "experts.%d."
@@ -134,4 +128,16 @@ func (b *builder) mlpExperts(i int, prefix string, n, embd, ffn int) {
 		expert{blk + "down_exps.weight", e + "down_proj.weight", embd, ffn},
 		expert{blk + "gate_exps.weight", e + "gate_proj.weight", ffn, embd},
 		expert{blk + "up_exps.weight", e + "up_proj.weight", ffn, embd})
+}
+
+// gateUpExperts puts the experts' gate and up matrices from one tensor of shape
+// (n, 2*ffn, embd), gate first.
+func (b *builder) gateUpExperts(i int, name string, n, embd, ffn int) {
+	blk := fmt.Sprintf("blk.%d.ffn_", i)
+	rows := b.src(name, n, 2*ffn, embd).view(n*2*ffn, embd)
+	half := func(first int) shaped {
+		return rows.pick(n*ffn, func(i int) int { return i/ffn*2*ffn + first + i%ffn }).view(n, ffn, embd)
+	}
+	b.put(blk+"gate_exps.weight", half(0))
+	b.put(blk+"up_exps.weight", half(ffn))
 }

@@ -219,7 +219,7 @@ func TestFamilies(t *testing.T) {
 // TestForms: all forms of one set of weights give the same tensors.
 func TestForms(t *testing.T) {
 	want := map[string]string{}
-	forms := []string{"hf", "hf-sharded"}
+	forms := []string{"hf", "hf-sharded", "hf-bin", "hf-bin-legacy", "meta-1", "meta-2"}
 	for _, form := range forms {
 		out := run(t, Options{In: filepath.Join(testdata, "models", "micro", form), Outtype: "f32"})
 		f, err := gguf.Open(out)

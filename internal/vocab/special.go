@@ -113,6 +113,7 @@ func (v *Builder) Special(merges bool, limit int) {
 			s.setID(kind, int(min(id, math.MaxInt32)))
 		}
 	}
+	v.preferred(s, fast)
 	if merges {
 		v.merges(fast)
 	}
@@ -127,6 +128,30 @@ func (v *Builder) Special(merges bool, limit int) {
 		}
 	}
 	v.chatTemplates()
+}
+
+// preferred applies PreferEOS and DefaultToken.
+func (v *Builder) preferred(s *special, fast *fastTokenizer) {
+	if v.eos == "" && v.defaults == nil {
+		return
+	}
+	ids := map[string]int{}
+	for _, e := range v.decoderEntries() {
+		ids[e.Content] = e.ID
+	}
+	if fast != nil {
+		for _, e := range fast.AddedTokens {
+			ids[e.Content] = e.ID
+		}
+	}
+	if id, ok := ids[v.eos]; ok && v.eos != "" {
+		s.ids.set("eos", id)
+	}
+	for _, d := range v.defaults {
+		if id, ok := ids[d.text]; ok {
+			s.setID(d.kind, id)
+		}
+	}
 }
 
 func (s *special) setID(kind string, id int) {

@@ -45,7 +45,31 @@ type Builder struct {
 	config    object // config.json
 	tokConfig object // tokenizer_config.json; nil if there is none
 	fast      *fastTokenizer
+
+	retype func(text string, typ int32) (string, int32)
+	eos    string
+	// dummyPrefix: tokenizer.model puts a space before texts.
+	dummyPrefix bool
+	defaults    []defaultToken
 }
+
+type defaultToken struct{ kind, text string }
+
+// Retype sets a function that may change the pieces of tokenizer.model.
+func (v *Builder) Retype(f func(text string, typ int32) (string, int32)) { v.retype = f }
+
+// PreferEOS makes an added token of this text the end-of-text token, if there
+// is one.
+func (v *Builder) PreferEOS(text string) { v.eos = text }
+
+// DefaultToken names an added token that is a special token of the kind ("eos",
+// "eot"), if the files name no other.
+func (v *Builder) DefaultToken(kind, text string) {
+	v.defaults = append(v.defaults, defaultToken{kind, text})
+}
+
+// Unused is the type of tokens that no text gives.
+const Unused = unused
 
 // object is a JSON object.
 type object = map[string]any
@@ -193,8 +217,9 @@ func (v *Builder) SentencePiece() {
 
 // SentencePieceExact does the same for models whose added tokens are what they
 // are marked as, whatever they look like, and which list some of them in
-// tokenizer.json only.
-func (v *Builder) SentencePieceExact() {
+// tokenizer.json only. With prefix it also writes whether tokenizer.model puts a
+// space before texts.
+func (v *Builder) SentencePieceExact(prefix bool) {
 	t := v.sentencePiece()
 	added := v.decoderEntries()
 	if f := v.fastTokenizer(); f != nil {
@@ -209,7 +234,11 @@ func (v *Builder) SentencePieceExact() {
 			t.set(e.ID, e.Content, -1000, userDefined)
 		}
 	}
-	v.writeSentencePiece(t)
+	v.write("llama", "default", t, true)
+	if prefix {
+		v.SetSpacePrefix(v.dummyPrefix)
+	}
+	v.Special(false, len(t.text))
 }
 
 func (v *Builder) writeSentencePiece(t *tokens) {
@@ -262,8 +291,13 @@ func (v *Builder) sentencePiece() *tokens {
 		if typ == userDefined {
 			typ = normal // unlike added tokens, they are matched like all pieces
 		}
-		t.set(i, p.Text, p.Score, typ)
+		text := p.Text
+		if v.retype != nil {
+			text, typ = v.retype(text, typ)
+		}
+		t.set(i, text, p.Score, typ)
 	}
+	v.dummyPrefix = m.Normalizer.AddDummyPrefix
 	v.addedTokensFile(t)
 	return t
 }
