@@ -61,7 +61,7 @@ func fitAffineAbsAVX2(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX2: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
 
-// fitGreedyAVX2: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset
+// fitGreedyAVX2: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 2 vectors, 32 bytes apart
 func fitGreedyAVX2(p *byte, half float32)
 
 // levelsAffineAVX2: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))
@@ -94,7 +94,7 @@ func fitAffineAbsAVX512(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX512: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
 
-// fitGreedyAVX512: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset
+// fitGreedyAVX512: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 4 vectors, 6912 bytes apart
 func fitGreedyAVX512(p *byte, half float32)
 
 // levelsAffineAVX512: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))

@@ -23,8 +23,9 @@ type groups struct {
 // kScratch is the working memory of one row's encoding.
 type kScratch struct {
 	groups
+	more   [3]groups    // for fitGreedy
 	padded [512]float32 // elements, or their importance, where a row ends early
-	fits   [2]quant.KFit
+	fit    quant.KFit
 }
 
 var kScratches = sync.Pool{New: func() any { return new(kScratch) }}
@@ -88,21 +89,39 @@ func (g *groups) fitSigned(n, half int, trials []float32) {
 		func(p *byte) { fitSignedAVX2(p, n, h, num, count) })
 }
 
-func (g *groups) fitGreedy(half int) {
-	h := float32(half)
-	g.halves(func(p *byte) { fitGreedyAVX512(p, h) }, func(p *byte) { fitGreedyAVX2(p, h) })
+// greedySets is the number of groups structures that fitGreedy takes.
+func greedySets() int {
+	if hasAVX512 {
+		return 4
+	}
+	return 1
 }
 
-// sumSquaresK adds the squares of each of n super-blocks in order. Four sums at
-// a time hide the latency of the additions.
-func sumSquaresK(sums *[2]float32, x []float32) {
-	for b := range len(x) / 256 {
-		var s float32
-		for _, v := range x[256*b:][:256] {
-			s += float32(v * v)
-		}
-		sums[b] = s
+// fitGreedy works on all sets of s.
+func (s *kScratch) fitGreedy() {
+	p := (*byte)(unsafe.Pointer(s))
+	if hasAVX512 {
+		fitGreedyAVX512(p, 4)
+	} else {
+		fitGreedyAVX2(p, 4)
 	}
+}
+
+// sumSquaresK adds the squares of each super-block of x in order. Two sums side
+// by side hide some of the latency.
+func sumSquaresK(x []float32) (a, b float32) {
+	if len(x) <= 256 {
+		for _, v := range x {
+			a += float32(v * v)
+		}
+		return a, 0
+	}
+	y := x[256:512]
+	for i, v := range x[:256] {
+		a += float32(v * v)
+		b += float32(y[i] * y[i])
+	}
+	return a, b
 }
 
 var kTrials = map[quant.Type]struct{ plain, weighted quant.AffineTrials }{
@@ -122,16 +141,21 @@ func encodeK(t quant.Type, dst []byte, row, importance []float32) {
 		n = 32
 	}
 	size := t.BlockSize()
+	if t == quant.Q3_K && importance == nil {
+		for len(row) > 0 {
+			count := min(256*greedySets(), len(row))
+			s.encodeQ3(dst[:size*count/256], row[:count])
+			row, dst = row[count:], dst[size*count/256:]
+		}
+		return
+	}
 	for len(row) > 0 {
 		count := min(16*n, len(row)) // elements of this turn
 		s.search(t, n, row[:count], importance)
 		for b := range count / 256 {
-			f, x, out := &s.fits[b], row[256*b:][:256], dst[size*b:][:size]
+			f, x, out := &s.fit, row[256*b:][:256], dst[size*b:][:size]
 			if s.take(t, f, b*256/n, 256/n) {
 				f.Round(t, importance != nil)
-				if t == quant.Q3_K && importance == nil {
-					s.greedyLevels(f)
-				}
 				f.Put(t, out, x, kLevels())
 				continue
 			}
@@ -154,18 +178,15 @@ func (s *kScratch) search(t quant.Type, n int, x, importance []float32) {
 	if importance != nil {
 		transposeGroups(&g.w, s.pad(importance[:len(x)], 16*n), n)
 		if t != quant.Q6_K {
-			var sums [2]float32
-			sumSquaresK(&sums, x)
+			a, b := sumSquaresK(x)
+			sums := [2]float32{quant.KSigma2(t, a), quant.KSigma2(t, b)}
 			for j := range g.sigma2 {
-				g.sigma2[j] = quant.KSigma2(t, sums[j*n/256])
+				g.sigma2[j] = sums[j*n/256]
 			}
 		}
 	}
 	transposeGroups(&g.x, s.pad(x, 16*n), n)
 	switch {
-	case t == quant.Q3_K && importance == nil:
-		g.fitGreedy(4)
-		return
 	case t == quant.Q6_K && importance == nil:
 		g.weightsSquare(n)
 	case t == quant.Q6_K:
@@ -223,20 +244,37 @@ func (s *kScratch) take(t quant.Type, f *quant.KFit, first, count int) bool {
 	return true
 }
 
-// greedyLevels brings the levels of groups whose scale was rounded to 0, or
-// nearly so, to where Put needs them.
-func (s *kScratch) greedyLevels(f *quant.KFit) {
-	clear(f.Inv[:])
-	for j, l := range f.LScale {
-		if l != 32 && math.Abs(float64(f.D)) > 1e-6 {
-			continue
+// encodeQ3 is quant.Encode for Q3_K without importance and as many super-blocks
+// as fitGreedy takes, or fewer.
+func (s *kScratch) encodeQ3(dst []byte, x []float32) {
+	sets := [4]*groups{&s.groups, &s.more[0], &s.more[1], &s.more[2]}
+	for b := range greedySets() {
+		if 256*b < len(x) {
+			transposeGroups(&sets[b].x, x[256*b:][:256], 16)
+		} else {
+			clear(sets[b].x[:16])
 		}
-		for i := range 16 {
-			f.Levels[16*j+i] = 0
-			if s.highest[j] >= 1e-15 { // else the group counts as zeros
-				f.Levels[16*j+i] = uint8(s.l[i][j] + 4)
+	}
+	s.fitGreedy()
+	f := &s.fit
+	size := quant.Q3_K.BlockSize()
+	for b := range len(x) / 256 {
+		g := sets[b]
+		f.Scale = g.scale
+		f.Round(quant.Q3_K, false)
+		clear(f.Inv[:])
+		for j, l := range f.LScale {
+			if l != 32 && math.Abs(float64(f.D)) > 1e-6 {
+				continue // Put sets the levels anew
+			}
+			for i := range 16 {
+				f.Levels[16*j+i] = 0
+				if g.highest[j] >= 1e-15 { // else the group counts as zeros
+					f.Levels[16*j+i] = uint8(g.l[i][j] + 4)
+				}
 			}
 		}
+		f.Put(quant.Q3_K, dst[size*b:][:size], x[256*b:][:256], kLevels())
 	}
 }
 

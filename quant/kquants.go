@@ -10,15 +10,15 @@ import "encoding/binary"
 
 const superLen = 256
 
-// putPlanes packs the low bits of levels: byte i of dst gets those of elements
-// i, i+32, i+64 ..., the first in the lowest bits. len(levels) is 32 times what
-// fits a byte, dst has 32 bytes.
-func putPlanes(dst, levels []uint8, bits int) {
+// putPlanes packs bits of levels, from bit shift on: byte i of dst gets those of
+// elements i, i+32, i+64 ..., the first in the lowest bits. len(levels) is 32
+// times what fits a byte, dst has 32 bytes.
+func putPlanes(dst, levels []uint8, shift, bits int) {
 	mask := uint64(1<<bits-1) * 0x0101010101010101
 	for i := 0; i < 32; i += 8 { // eight bytes at a time
 		var b uint64
-		for j := range len(levels) / 32 {
-			b |= binary.LittleEndian.Uint64(levels[32*j+i:]) & mask << (bits * j)
+		for j := 0; 32*j < len(levels); j++ {
+			b |= binary.LittleEndian.Uint64(levels[32*j+i:]) >> (shift & 63) & mask << (bits * j & 63)
 		}
 		binary.LittleEndian.PutUint64(dst[i:], b)
 	}
@@ -315,8 +315,8 @@ func (f *KFit) putQ2(dst []byte, x []float32, kernel *KLevels) {
 		scale[j], minimum[j] = d*float32(dst[j]&15), dmin*float32(dst[j]>>4)
 	}
 	f.setAffine(kForms[Q2_K], x, kernel, scale[:], minimum[:])
-	putPlanes(dst[16:], f.Levels[:128], 2)
-	putPlanes(dst[48:], f.Levels[128:], 2)
+	putPlanes(dst[16:], f.Levels[:128], 0, 2)
+	putPlanes(dst[48:], f.Levels[128:], 0, 2)
 }
 
 // Q3_K, 110 bytes:
@@ -368,17 +368,9 @@ func (f *KFit) putQ3(dst []byte, x []float32, kernel *KLevels) {
 		scale[j] = d * float32(scaleQ3(dst[96:], j))
 	}
 	f.setSigned(kForms[Q3_K], x, kernel, scale[:])
-	putPlanes(dst[32:], f.Levels[:128], 2)
-	putPlanes(dst[64:], f.Levels[128:], 2)
-	putPlanes(dst, shiftDown(&f.Levels, 2), 1)
-}
-
-// shiftDown shifts all levels down and returns them.
-func shiftDown(levels *[superLen]uint8, bits int) []uint8 {
-	for i := range levels {
-		levels[i] >>= bits
-	}
-	return levels[:]
+	putPlanes(dst[32:], f.Levels[:128], 0, 2)
+	putPlanes(dst[64:], f.Levels[128:], 0, 2)
+	putPlanes(dst, f.Levels[:], 2, 1)
 }
 
 // scaleMinK unpacks the scale and minimum of group j of Q4_K and Q5_K, 6 bits
@@ -415,10 +407,10 @@ func (f *KFit) putQ45(t Type, dst []byte, x []float32, kernel *KLevels) {
 	f.setAffine(kForms[t], x, kernel, scale[:], minimum[:])
 	low := dst[len(dst)-superLen/2:]
 	for j := range 4 {
-		putPlanes(low[32*j:], f.Levels[64*j:][:64], 4)
+		putPlanes(low[32*j:], f.Levels[64*j:][:64], 0, 4)
 	}
 	if t == Q5_K {
-		putPlanes(dst[16:], shiftDown(&f.Levels, 4), 1)
+		putPlanes(dst[16:], f.Levels[:], 4, 1)
 	}
 }
 
@@ -512,10 +504,9 @@ func (f *KFit) putQ6(dst []byte, x []float32, kernel *KLevels) {
 			var pair [64]uint8
 			copy(pair[:32], f.Levels[128*half+32*i:])
 			copy(pair[32:], f.Levels[128*half+32*i+64:])
-			putPlanes(dst[64*half+32*i:], pair[:], 4)
+			putPlanes(dst[64*half+32*i:], pair[:], 0, 4)
 		}
 	}
-	high := shiftDown(&f.Levels, 4)
-	putPlanes(dst[128:], high[:128], 2)
-	putPlanes(dst[160:], high[128:], 2)
+	putPlanes(dst[128:], f.Levels[:128], 4, 2)
+	putPlanes(dst[160:], f.Levels[128:], 4, 2)
 }

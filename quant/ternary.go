@@ -143,8 +143,8 @@ func encodeTQ2_0(dst []byte, row, _ []float32) {
 		for i, v := range x {
 			levels[i] = trit(v*inv) & 3
 		}
-		putPlanes(dst, levels[:128], 2)
-		putPlanes(dst[32:], levels[128:], 2)
+		putPlanes(dst, levels[:128], 0, 2)
+		putPlanes(dst[32:], levels[128:], 0, 2)
 		putHalf(dst[64:], d)
 	}
 }

@@ -76,9 +76,12 @@ func (t target) zero() reg.VecVirtual {
 
 // broadcast loads a float parameter into all lanes.
 func (t target) broadcast(name string) reg.VecVirtual {
-	x, r := XMM(), t.reg()
-	Load(Param(name), x)
-	VBROADCASTSS(x, r)
+	p, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	r := t.reg()
+	VBROADCASTSS(p.Addr, r)
 	return r
 }
 
@@ -149,12 +152,13 @@ func each(g, n reg.Register, first, unroll int, body func(x, w, l Mem)) {
 }
 
 var (
-	kMagic, kAbs, kSign, kSmall, kFar, kOne, kMantissa, kBias, kThirtySecond Mem
+	kMagic, kZero, kAbs, kSign, kSmall, kFar, kOne, kMantissa, kBias, kThirtySecond Mem
 )
 
 func (t target) kquants() {
 	if t.lanes == 8 {
 		kMagic = floats("roundMagic", 12582912)
+		kZero = floats("zeroK", 0)
 		kAbs = ints("absMaskK", 0x7fffffff)
 		kSign = ints("signMaskK", 0x80000000)
 		kSmall = floats("tooSmall", 1e-15)
@@ -254,7 +258,7 @@ func (t target) weights() {
 		return Load(Param("p"), GP64()), Load(Param("n"), GP64())
 	}
 	g, n := start("weightsAbs", "w[i] = |x[i]|")
-	each(g, n, 0, 4, func(x, w, _ Mem) {
+	each(g, n, 0, 16, func(x, w, _ Mem) {
 		r := t.load(x)
 		VANDPS(kAbs, r, r)
 		VMOVUPS(r, w)
@@ -262,7 +266,7 @@ func (t target) weights() {
 	ret()
 
 	g, n = start("weightsSquare", "w[i] = x[i] * x[i]")
-	each(g, n, 0, 4, func(x, w, _ Mem) {
+	each(g, n, 0, 16, func(x, w, _ Mem) {
 		r := t.load(x)
 		VMULPS(r, r, r)
 		VMOVUPS(r, w)
@@ -271,14 +275,14 @@ func (t target) weights() {
 
 	g, n = start("weightsMean", "w[i] = sqrt(sum of x[i]*x[i] / 32) + |x[i]|")
 	sum := t.zero()
-	each(g, n, 0, 4, func(x, _, _ Mem) {
+	each(g, n, 0, 16, func(x, _, _ Mem) {
 		r := t.load(x)
 		VMULPS(r, r, r)
 		VADDPS(r, sum, sum)
 	})
 	VMULPS(kThirtySecond, sum, sum)
 	VSQRTPS(sum, sum)
-	each(g, n, 0, 4, func(x, w, _ Mem) {
+	each(g, n, 0, 16, func(x, w, _ Mem) {
 		r := t.load(x)
 		VANDPS(kAbs, r, r)
 		VADDPS(r, sum, r)
@@ -289,7 +293,7 @@ func (t target) weights() {
 	g, n = start("weightsImportance", "w[i] *= sqrt(sigma2 + x[i]*x[i]); sumw += w[i]")
 	sum = t.zero()
 	sigma2 := t.load(Mem{Base: g, Disp: atSigma2})
-	each(g, n, 0, 4, func(x, w, _ Mem) {
+	each(g, n, 0, 16, func(x, w, _ Mem) {
 		r := t.load(x)
 		VMULPS(r, r, r)
 		VADDPS(r, sigma2, r)
@@ -346,7 +350,7 @@ func (t target) fitAffine(name string, absolute bool) {
 	}
 	misfit := func(scale, minimum reg.VecVirtual) reg.VecVirtual {
 		sum := t.zero()
-		each(g, n, 0, 4, func(x, w, l Mem) {
+		each(g, n, 0, 16, func(x, w, l Mem) {
 			d := t.reg()
 			VMULPS(l, scale, d)
 			VADDPS(minimum, d, d)
@@ -368,7 +372,7 @@ func (t target) fitAffine(name string, absolute bool) {
 	VDIVPS(inv, top, inv)
 	VMOVUPS(inv, at(atInv))
 	markWild(inv, minimum, one)
-	each(g, n, 0, 4, func(x, _, l Mem) {
+	each(g, n, 0, 16, func(x, _, l Mem) {
 		v := t.load(x)
 		VSUBPS(minimum, v, v)
 		VMULPS(inv, v, v)
@@ -390,7 +394,7 @@ func (t target) fitAffine(name string, absolute bool) {
 		VBROADCASTSS(Mem{Base: trials}, inv)
 		VDIVPS(width, inv, inv)
 		markWild(inv, minimum, one)
-		each(g, n, 0, 4, func(x, w, l Mem) {
+		each(g, n, 0, 16, func(x, w, l Mem) {
 			v, wl := t.load(x), t.reg()
 			VSUBPS(minimum, v, v)
 			VMULPS(inv, v, v)
@@ -490,14 +494,14 @@ func (t target) fitSigned() {
 	bottom, top := t.broadcast("half"), t.broadcast("half")
 	VXORPS(kSign, bottom, bottom)
 	VSUBPS(kOne, top, top)
-	each(g, n, 0, 4, func(x, w, l Mem) {
+	each(g, n, 0, 16, func(x, w, l Mem) {
 		v := t.load(x)
 		VMULPS(w, v, v)
 		VMOVUPS(v, l)
 	})
 	sums := func(inv reg.VecVirtual) (sumlx, suml2 reg.VecVirtual) {
 		sumlx, suml2 = t.zero(), t.zero()
-		each(g, n, 0, 4, func(x, w, wx Mem) {
+		each(g, n, 0, 16, func(x, w, wx Mem) {
 			l, a := t.reg(), t.reg()
 			VMULPS(x, inv, l)
 			round(l, magic, bottom, top)
@@ -561,93 +565,119 @@ func roundInt(v reg.VecVirtual, magic, bottom, top reg.Register, wide bool) {
 	VPMINSD(top, v, v)
 }
 
-// fitGreedy is quant's fitSignedGreedy for groups of 16.
+// groupsSize is the size of a groups structure.
+const groupsSize = rest + 64*12
+
+// fitGreedy is quant's fitSignedGreedy for groups of 16. Each step of it waits
+// for the one before, so that several vectors take turns: four structures with
+// AVX-512, both halves of one with AVX2.
 func (t target) fitGreedy() {
 	name := "fitGreedy" + t.name
 	TEXT(name, NOSPLIT, "func(p *byte, half float32)")
-	Doc(name + ": scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset")
+	sets, stride := 2, 32
+	if t.lanes == 16 {
+		sets, stride = 4, groupsSize
+	}
+	Doc(fmt.Sprintf("%s: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. %d vectors, %d bytes apart",
+		name, sets, stride))
 	g, n := Load(Param("p"), GP64()), GP64()
 	MOVQ(U32(16), n)
-	at := func(disp int) Mem { return Mem{Base: g, Disp: disp} }
-	largest, magnitude := t.extreme(g, n)
-	VMOVUPS(magnitude, at(atHighest))
+	at := func(set, disp int) Mem { return Mem{Base: g, Disp: disp + set*stride} }
 
-	zero, magic := t.zero(), t.load(kMagic)
+	magic, one := t.load(kMagic), t.load(kOne)
 	bottom, top := t.broadcast("half"), t.broadcast("half")
 	VXORPS(kSign, bottom, bottom)
-	VSUBPS(kOne, top, top)
-	ibottom, itop := t.reg(), t.reg()
-	VCVTTPS2DQ(bottom, ibottom)
-	VCVTTPS2DQ(top, itop)
-
-	sumlx, suml2 := t.zero(), t.zero()
-	inv := t.reg()
-	VDIVPS(largest, bottom, inv)
-	each(g, n, 0, 4, func(x, w, l Mem) {
-		v, wv, q, a := t.load(x), t.reg(), t.reg(), t.reg()
-		VMULPS(inv, v, q)
-		round(q, magic, bottom, top)
-		VMOVUPS(q, l)
-		VMULPS(v, v, wv)
-		VMOVUPS(wv, w)
-		VMULPS(v, wv, a)
-		VMULPS(q, a, a)
-		VADDPS(a, sumlx, sumlx)
-		VMULPS(q, wv, a)
-		VMULPS(q, a, a)
-		VADDPS(a, suml2, suml2)
-	})
+	VSUBPS(one, top, top)
+	sumlx, suml2 := make([]reg.VecVirtual, sets), make([]reg.VecVirtual, sets)
+	for s := range sets {
+		gs := GP64()
+		LEAQ(at(s, 0), gs)
+		largest, magnitude := t.extreme(gs, n)
+		VMOVUPS(magnitude, at(s, atHighest))
+		inv := t.reg()
+		VDIVPS(largest, bottom, inv)
+		sumlx[s], suml2[s] = t.zero(), t.zero()
+		each(gs, n, 0, 4, func(x, w, l Mem) {
+			v, wv, q, a := t.load(x), t.reg(), t.reg(), t.reg()
+			VMULPS(inv, v, q)
+			round(q, magic, bottom, top)
+			VMOVUPS(q, l)
+			VMULPS(v, v, wv)
+			VMOVUPS(wv, w)
+			VMULPS(v, wv, a)
+			VMULPS(q, a, a)
+			VADDPS(a, sumlx[s], sumlx[s])
+			VMULPS(q, wv, a)
+			VMULPS(q, a, a)
+			VADDPS(a, suml2[s], suml2[s])
+		})
+	}
+	VCVTTPS2DQ(bottom, bottom)
+	VCVTTPS2DQ(top, top)
 
 	rounds, again, done := GP64(), label("round"), label("done")
 	MOVQ(U32(5), rounds)
 	Label(again)
 	{
-		VMOVUPS(zero, at(atWild)) // what changed
+		zero := t.zero()
+		for s := range sets {
+			VMOVUPS(zero, at(s, atWild)) // what changed
+		}
 		each(g, n, 0, 1, func(x, w, l Mem) {
-			v, old, wx, slx, sl2, q, a := t.load(x), t.load(l), t.reg(), t.reg(), t.reg(), t.reg(), t.reg()
-			VMULPS(w, v, wx)
-			VMULPS(old, wx, a)
-			VSUBPS(a, sumlx, slx)
-			VMULPS(w, old, a)
-			VMULPS(old, a, a)
-			VSUBPS(a, suml2, sl2)
-			m := t.cmp(greater, slx, zero)
-			VMULPS(sl2, v, q)
-			VDIVPS(slx, q, q)
-			roundInt(q, magic, ibottom, itop, t.lanes == 16)
-			VCVTDQ2PS(q, q)
-			t.and(m, t.cmp(notEqual, q, old))
-			VMULPS(q, wx, a)
-			VADDPS(a, slx, slx)
-			VMULPS(w, q, a)
-			VMULPS(q, a, a)
-			VADDPS(a, sl2, sl2)
-			t.and(m, t.cmp(greater, sl2, zero))
-			b := wx
-			VMULPS(slx, slx, a)
-			VMULPS(suml2, a, a)
-			VMULPS(sumlx, sumlx, b)
-			VMULPS(sl2, b, b)
-			t.and(m, t.cmp(greater, a, b))
-			t.blend(m, q, old)
-			t.blend(m, slx, sumlx)
-			t.blend(m, sl2, suml2)
-			VMOVUPS(old, l)
-			changed := t.load(at(atWild))
-			t.blend(m, magic, changed)
-			VMOVUPS(changed, at(atWild))
+			for s := range sets {
+				x, w, l := x.Offset(s*stride), w.Offset(s*stride), l.Offset(s*stride)
+				v, old, slx, sl2, q, a := t.load(x), t.load(l), t.reg(), t.reg(), t.reg(), t.reg()
+				VMULPS(w, v, a)
+				VMULPS(old, a, a)
+				VSUBPS(a, sumlx[s], slx)
+				VMULPS(w, old, a)
+				VMULPS(old, a, a)
+				VSUBPS(a, suml2[s], sl2)
+				m := t.cmp(greater, slx, kZero)
+				VMULPS(sl2, v, q)
+				VDIVPS(slx, q, q)
+				roundInt(q, magic, bottom, top, t.lanes == 16)
+				VCVTDQ2PS(q, q)
+				t.and(m, t.cmp(notEqual, q, old))
+				VMULPS(w, v, a)
+				VMULPS(q, a, a)
+				VADDPS(a, slx, slx)
+				VMULPS(w, q, a)
+				VMULPS(q, a, a)
+				VADDPS(a, sl2, sl2)
+				t.and(m, t.cmp(greater, sl2, kZero))
+				b := v
+				VMULPS(slx, slx, a)
+				VMULPS(suml2[s], a, a)
+				VMULPS(sumlx[s], sumlx[s], b)
+				VMULPS(sl2, b, b)
+				t.and(m, t.cmp(greater, a, b))
+				t.blend(m, q, old)
+				t.blend(m, slx, sumlx[s])
+				t.blend(m, sl2, suml2[s])
+				VMOVUPS(old, l)
+				changed := t.load(at(s, atWild))
+				t.blend(m, magic, changed)
+				VMOVUPS(changed, at(s, atWild))
+			}
 		})
-		t.ifNone(t.cmp(notEqual, t.load(at(atWild)), zero), done)
+		changed := t.load(at(0, atWild))
+		for s := 1; s < sets; s++ {
+			VORPS(at(s, atWild), changed, changed)
+		}
+		t.ifNone(t.cmp(notEqual, changed, t.zero()), done)
 	}
 	DECQ(rounds)
 	JNZ(LabelRef(again))
 	Label(done)
 
-	scale, q := t.zero(), t.reg()
-	VDIVPS(suml2, sumlx, q)
-	t.blend(t.cmp(greater, suml2, zero), q, scale)
-	t.blend(t.cmp(less, t.load(at(atHighest)), kSmall), zero, scale)
-	VMOVUPS(scale, at(atScale))
+	for s := range sets {
+		scale, q, zero := t.zero(), t.reg(), t.zero()
+		VDIVPS(suml2[s], sumlx[s], q)
+		t.blend(t.cmp(greater, suml2[s], zero), q, scale)
+		t.blend(t.cmp(less, t.load(at(s, atHighest)), kSmall), zero, scale)
+		VMOVUPS(scale, at(s, atScale))
+	}
 	ret()
 }
 
