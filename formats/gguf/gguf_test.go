@@ -236,6 +236,7 @@ func TestHostile(t *testing.T) {
 		{6, "version 0", header(0, 0, 0).Bytes(), "unsupported version 0", formats.Unsupported},
 		{6, "version 1", header(1, 0, 0).Bytes(), "unsupported version 1", formats.Unsupported},
 		{6, "version 4", header(4, 0, 0).Bytes(), "unsupported version 4", formats.Unsupported},
+		{7, "version 1, an empty string", header(1, 0, 1).put(u32(0), u32(8), u32(0)).Bytes(), "unsupported version 1", formats.Unsupported},
 		{8, "2^63 keys", append(header(3, 0, 1<<63).Bytes(), make([]byte, 19)...), "n_kv 9223372036854775808 impossible in 43 bytes", formats.Malformed},
 		{9, "2^63 tensors", append(header(3, 1<<63, 0).Bytes(), make([]byte, 19)...), "n_tensors 9223372036854775808 impossible in 43 bytes", formats.Malformed},
 		{10, "string length", key("k", u32(8), uint64(math.MaxUint64)), `key "k": string length 18446744073709551615 > remaining 0`, formats.Malformed},
@@ -587,6 +588,21 @@ func TestTruncated(t *testing.T) {
 			t.Errorf("cut at %d: %v", n, err)
 		}
 	}
+	for i, x := range whole.Tensors { // the boundaries of the infos, and a byte to either side
+		start := bytes.LastIndex(data, appendString(nil, x.Name))
+		for _, cut := range []int{start - 1, start, start + 1} {
+			want := fmt.Sprintf("truncated in tensor info %d", i)
+			if cut < start {
+				want = fmt.Sprintf("truncated in tensor info %d", i-1)
+			}
+			if i == 0 && cut < start {
+				want = `truncated in key "none"` // the last of everyType
+			}
+			if _, err := open(data[:cut]); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("cut at %d: %v, want %s", cut, err, want)
+			}
+		}
+	}
 	info := bytes.Index(data, []byte("\x06\x00\x00\x00\x00\x00\x00\x00scalar"))
 	if _, err := open(data[:info+10]); err == nil || !strings.Contains(err.Error(), "tensor info 2") {
 		t.Errorf("cut in tensor info 2: %v", err)
@@ -621,6 +637,9 @@ func TestNotRegular(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
+	}
+	if _, err := Open(os.DevNull); runtime.GOOS != "windows" && (err == nil || !strings.Contains(err.Error(), "not a regular file")) {
+		t.Errorf("%s: %v", os.DevNull, err)
 	}
 	if _, err := Open(filepath.Join(dir, "none.gguf")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
