@@ -1144,7 +1144,7 @@ boundHigh:
 	ADDQ         $0x08, DI
 	CMPQ         DI, $0x20
 	JLE          boundHigh
-	ADDQ         $0x02, SI
+	ADDQ         $0x04, SI
 	CMPQ         SI, $0x20
 	JLE          boundLow
 	VPERM2F128   $0x01, Y2, Y2, Y1
@@ -1606,7 +1606,7 @@ boundHigh:
 	ADDQ         $0x08, DI
 	CMPQ         DI, $0x10
 	JLE          boundHigh
-	ADDQ         $0x02, SI
+	ADDQ         $0x04, SI
 	CMPQ         SI, $0x10
 	JLE          boundLow
 	VPERM2F128   $0x01, Y3, Y3, Y1
@@ -2758,7 +2758,7 @@ boundHigh:
 	ADDQ         $0x10, DI
 	CMPQ         DI, $0x20
 	JLE          boundHigh
-	ADDQ         $0x02, SI
+	ADDQ         $0x04, SI
 	CMPQ         SI, $0x20
 	JLE          boundLow
 	VSHUFF32X4   $0x4e, Z2, Z2, Z1
@@ -3016,7 +3016,7 @@ boundHigh:
 	ADDQ         $0x10, DI
 	CMPQ         DI, $0x10
 	JLE          boundHigh
-	ADDQ         $0x02, SI
+	ADDQ         $0x04, SI
 	CMPQ         SI, $0x10
 	JLE          boundLow
 	VSHUFF32X4   $0x4e, Z11, Z11, Z9

@@ -184,6 +184,9 @@ func newIQ1Group(n int) *iq1Group {
 	return g
 }
 
+// iq1Share tells by half of a block of 16 in which of the two sums it counts.
+var iq1Share = [4][2]float32{{1, 0}, {0, 1}}
+
 // search finds the group's points. perPoint says that there is a shift for
 // each of two points. It reports false where the group counts as zero. The
 // weights are in g.trials.Weight.
@@ -202,16 +205,20 @@ func (g *iq1Group) search(x []float32, eps float32, perPoint bool, ops *IQOps) b
 	var order [32]uint8
 	ops.IQ1Order(&order, x)
 	s := &g.split
+	var sumx, sumw [2]float32
 	for j, i := range order[:len(x)] {
-		half := 0
+		// A factor of 0 leaves a half's sum as it is; a branch would be taken
+		// at random.
+		share := [2]float32{1, 0}
 		if perPoint {
-			half = int(i / 8)
+			share = iq1Share[i/8]
 		}
-		for h := range s.SumX {
-			s.SumX[h][j+1], s.SumW[h][j+1] = s.SumX[h][j], s.SumW[h][j]
+		wx, w := float32(weight[i]*x[i]), weight[i]
+		for h := range share {
+			sumx[h] += float32(share[h] * wx)
+			sumw[h] += float32(share[h] * w)
+			s.SumX[h][j+1], s.SumW[h][j+1] = sumx[h], sumw[h]
 		}
-		s.SumX[half][j+1] += float32(weight[i] * x[i])
-		s.SumW[half][j+1] += weight[i]
 	}
 	if perPoint {
 		ops.IQ1MSplit(s)

@@ -720,7 +720,7 @@ func (s *scan) run(p reg.Register, n int, weight reg.VecVirtual, sums func(low, 
 	}
 
 	top, least := zero(w), broadcast(w, floats("MaxFloat", math.MaxFloat32))
-	loop("bound", 2, func() {
+	loop("bound", 4, func() {
 		sum := sums(low, high)
 		for kind := range s.kinds {
 			sumqx, sumq2 := sum(kind)
