@@ -82,9 +82,10 @@ type Plan struct {
 // NewPlan opens the checkpoint and plans its conversion. Nothing is written.
 func NewPlan(opt Options) (p *Plan, err error) {
 	p = &Plan{Metadata: gguf.NewMetadata(), opt: opt}
+	opened := p // p is nil once an error is returned
 	defer func() {
 		if err != nil {
-			p.Close()
+			opened.Close()
 		}
 	}()
 	if p.ck, err = checkpoint.Open(opt.In); err != nil {
