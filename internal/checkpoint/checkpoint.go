@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/formats/strictjson"
@@ -73,6 +74,9 @@ type Checkpoint struct {
 	parts  []*part
 	index  string // the index's path, or ""
 	byName map[string]int
+
+	mu      sync.Mutex
+	configs []string // paths of the files that ReadFile read
 }
 
 // ErrNoWeights is what Open's error wraps where there is nothing that looks
@@ -187,7 +191,8 @@ func (c *Checkpoint) Tensor(name string) (*Tensor, bool) {
 	return &c.Tensors[i], true
 }
 
-// Files returns the paths of the files of weights and of the index.
+// Files returns the paths of all files that were read so far: weights, index
+// and configurations.
 func (c *Checkpoint) Files() []string {
 	var out []string
 	for _, p := range c.parts {
@@ -196,7 +201,9 @@ func (c *Checkpoint) Files() []string {
 	if c.index != "" {
 		out = append(out, c.index)
 	}
-	return out
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append(out, c.configs...)
 }
 
 // Verify checks that what was read is what the files say and that they did not
@@ -259,6 +266,11 @@ func (c *Checkpoint) ReadFile(name string) ([]byte, error) {
 	}
 	if err := formats.NotDownloaded(data[:min(len(data), 512)], path); err != nil {
 		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.configs, path) {
+		c.configs = append(c.configs, path)
 	}
 	return data, nil
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -58,6 +59,13 @@ func TestConfigs(t *testing.T) {
 	m, err := c.JSON("config.json")
 	if err != nil || m["model_type"] != "llama" {
 		t.Error(m, err)
+	}
+	if _, err := c.JSON("config.json"); err != nil {
+		t.Error(err)
+	}
+	dir := models + "tiny/hf/"
+	if got, want := c.Files(), []string{dir + "model.safetensors", filepath.Clean(dir + "config.json")}; !slices.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
 	}
 	if got, want := c.File("x"), filepath.Join(models, "tiny/hf/x"); got != want {
 		t.Errorf("File: %s, want %s", got, want)
@@ -124,5 +132,41 @@ func TestSixForms(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestConcurrent: several workers read the same tensors at the same time.
+func TestConcurrent(t *testing.T) {
+	for _, path := range []string{models + "micro/hf", models + "micro/hf-bin", models + "micro/hf-bin-legacy", models + "micro/meta-2", "../../formats/torch/testdata/odd-deflated.pt"} {
+		c := open(t, path)
+		want := make([][]byte, len(c.Tensors))
+		for i := range c.Tensors {
+			want[i] = contents(t, &c.Tensors[i])
+		}
+		c = open(t, path)
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for i := range c.Tensors {
+					i = (i + w*len(c.Tensors)/4) % len(c.Tensors)
+					x := &c.Tensors[i]
+					size := x.Type().RowSize(x.Len())
+					for first := 0; first < x.Count(); first += 3 {
+						n := min(3, x.Count()-first)
+						b := make([]byte, n*size)
+						if err := x.ReadRows(b, first, n); err != nil {
+							t.Error(err)
+						}
+						if !bytes.Equal(b, want[i][first*size:][:n*size]) {
+							t.Errorf("%s: %s differs", path, x.Name)
+						}
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if err := c.Verify(); err != nil {
+			t.Error(err)
+		}
 	}
 }
