@@ -4,6 +4,16 @@
 
 package kernels
 
+// gemmF32x8cAVX512 adds a product to c, (8, 32); strides are in bytes:
+//
+//	for r := range 8 {
+//		for k := range depth {
+//			for l := range 32 {
+//				c[r*32+l] += a[r*rs/4+k] * b[k*32+l]
+//
+//go:noescape
+func gemmF32x8cAVX512(c *float32, a *float32, rs uintptr, b *float32, depth int)
+
 // gemmF32x8AVX512 adds a product to c, (8, 32); strides are in bytes:
 //
 //	for r := range 8 {

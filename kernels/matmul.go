@@ -43,12 +43,19 @@ type Product struct {
 }
 
 const (
-	lanes   = 32  // tokens side by side in a panel of activations
-	tile    = 8   // weight rows that one call of a micro-kernel multiplies
-	chunk   = 128 // most weight rows that are unpacked at a time
-	batch   = 512 // most tokens that share an unpacked panel
-	depthF  = 256 // columns unpacked at a time, exact
-	depthI  = 512 // columns unpacked at a time, int8
+	lanes  = 32  // tokens side by side in a panel of activations
+	tile   = 8   // weight rows that one call of a micro-kernel multiplies
+	chunkF = 64  // most weight rows that are unpacked at a time, exact
+	chunkI = 128 // the same, int8
+	batch  = 512 // most tokens that share an unpacked panel
+	depthF = 256 // columns that are multiplied at a time, exact
+	depthI = 512 // the same, int8
+
+	// Columns that are unpacked at a time: rows are read in long runs, and the
+	// panel stays in the second-level cache.
+	spanF = 8 * depthF
+	spanI = 8 * depthI
+
 	strideF = depthF + 16
 	strideI = depthI + 64
 	groupsI = depthI / 16 // scales per row of an int8 panel
@@ -95,7 +102,7 @@ type scratch struct {
 	panelI         []byte    // (chunk, strideI) unpacked weights
 	scale          []float32 // (chunk, groupsI)
 	offset         []float32 // (chunk, groupsI)
-	c              []float32 // (tokens/lanes, chunk, lanes) results
+	c              []float32 // (tokens/lanes, rows, lanes) results
 	row            []float32 // a decoded row
 	bytes          []byte    // an unpacked row on its way to float32
 	row16          []float32 // and its scales
@@ -146,7 +153,10 @@ func MatMul(p *Pool, ws *Workspace, mode Compute, x []float32, n int, products .
 	ws.products = append(ws.products[:0], products...)
 	// Pieces small enough for workers to finish together, large enough that
 	// packed activations read from the cache serve many rows.
-	ws.rows = min(max((rows/(4*p.Threads())+tile-1)/tile*tile, tile), chunk)
+	ws.rows = min(max((rows/(4*p.Threads())+tile-1)/tile*tile, tile), chunkI)
+	if mode == Exact {
+		ws.rows = min(ws.rows, chunkF)
+	}
 	if n < few {
 		ws.rows = min(max((rows/(8*p.Threads())+tile-1)/tile*tile, 2*tile), 1024)
 	}
@@ -254,26 +264,32 @@ func (ws *Workspace) tilesExact(s *scratch, p *Product, first, rows int) {
 	w := &p.W
 	padded := (rows + tile - 1) / tile * tile
 	panels := (ws.n + lanes - 1) / lanes
-	s.panelF = grow(s.panelF, chunk*strideF)
+	s.panelF = grow(s.panelF, spanF/depthF*padded*strideF)
 	s.c = grow(s.c, panels*padded*lanes)
 	clear(s.c)
 	size := w.Type.RowSize(w.Cols)
-	for k := 0; k < w.Cols; k += depthF {
-		depth := min(depthF, w.Cols-k)
+	for from := 0; from < w.Cols; from += spanF {
+		to := min(from+spanF, w.Cols)
 		for r := range padded {
-			dst := s.panelF[r*strideF:][:depth]
-			if r >= rows {
-				clear(dst)
-				continue
+			for k := from; k < to; k += depthF {
+				dst := s.panelF[((k-from)/depthF*padded+r)*strideF:][:min(depthF, to-k)]
+				if r >= rows {
+					clear(dst)
+					continue
+				}
+				row := w.Data[(first+r)*size:][:size]
+				decode(w.Type, dst, row[w.Type.RowSize(k):w.Type.RowSize(k+len(dst))], s)
 			}
-			row := w.Data[(first+r)*size:][:size]
-			decode(w.Type, dst, row[w.Type.RowSize(k):w.Type.RowSize(k+depth)], s)
 		}
-		for t := range panels {
-			b := ws.columns[(t*w.Cols+k)*lanes:][:depth*lanes]
-			c := s.c[t*padded*lanes:][:padded*lanes]
-			for r := 0; r < padded; r += tile {
-				gemmF32(c[r*lanes:], s.panelF[r*strideF:], strideF, 1, b, depth, tile)
+		for k := from; k < to; k += depthF {
+			depth := min(depthF, to-k)
+			panel := s.panelF[(k-from)/depthF*padded*strideF:]
+			for t := range panels {
+				b := ws.columns[(t*w.Cols+k)*lanes:][:depth*lanes]
+				c := s.c[t*padded*lanes:][:padded*lanes]
+				for r := 0; r < padded; r += tile {
+					gemmF32(c[r*lanes:], panel[r*strideF:], strideF, 1, b, depth, tile)
+				}
 			}
 		}
 	}
@@ -286,30 +302,37 @@ func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
 	padded := (rows + tile - 1) / tile * tile
 	panels := (ws.n + lanes - 1) / lanes
 	groups := (w.Cols + 31) / 32
-	s.panelI = grow(s.panelI, chunk*strideI)
-	s.scale = grow(s.scale, chunk*groupsI)
-	s.offset = grow(s.offset, chunk*groupsI)
+	s.panelI = grow(s.panelI, spanI/depthI*padded*strideI)
+	s.scale = grow(s.scale, spanI/depthI*padded*groupsI)
+	s.offset = grow(s.offset, spanI/depthI*padded*groupsI)
 	s.c = grow(s.c, panels*padded*lanes)
 	clear(s.c)
 	size := w.Type.RowSize(w.Cols)
-	for k := 0; k < w.Cols; k += depthI {
-		depth := min(depthI, w.Cols-k)
+	for from := 0; from < w.Cols; from += spanI {
+		to := min(from+spanI, w.Cols)
 		for r := range padded {
-			if r >= rows {
-				clear(s.scale[r*groupsI:][:groupsI])
-				clear(s.offset[r*groupsI:][:groupsI])
-				continue
+			for k := from; k < to; k += depthI {
+				i := (k-from)/depthI*padded + r
+				scale, offset := s.scale[i*groupsI:][:groupsI], s.offset[i*groupsI:][:groupsI]
+				if r >= rows {
+					clear(scale)
+					clear(offset)
+					continue
+				}
+				row := w.Data[(first+r)*size:][:size]
+				unpack(w.Type, s.panelI[i*strideI:][:strideI], scale, offset,
+					row[w.Type.RowSize(k):w.Type.RowSize(min(k+depthI, to))], s)
 			}
-			row := w.Data[(first+r)*size:][:size]
-			unpack(w.Type, s.panelI[r*strideI:][:strideI], s.scale[r*groupsI:][:groupsI], s.offset[r*groupsI:][:groupsI],
-				row[w.Type.RowSize(k):w.Type.RowSize(k+depth)], s)
 		}
-		g := (depth + 31) / 32
-		for t := range panels {
-			acts := ws.values[(t*groups+k/32)*actGroup:][:g*actGroup]
-			c := s.c[t*padded*lanes:][:padded*lanes]
-			for r := 0; r < padded; r += tile {
-				gemmInt8(f, c[r*lanes:], s.panelI[r*strideI:], s.scale[r*groupsI:], s.offset[r*groupsI:], acts, g)
+		for k := from; k < to; k += depthI {
+			g := (min(depthI, to-k) + 31) / 32
+			i := (k - from) / depthI * padded
+			for t := range panels {
+				acts := ws.values[(t*groups+k/32)*actGroup:][:g*actGroup]
+				c := s.c[t*padded*lanes:][:padded*lanes]
+				for r := 0; r < padded; r += tile {
+					gemmInt8(f, c[r*lanes:], s.panelI[(i+r)*strideI:], s.scale[(i+r)*groupsI:], s.offset[(i+r)*groupsI:], acts, g)
+				}
 			}
 		}
 	}
@@ -348,9 +371,9 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 	f := &forms[w.Type]
 	size := w.Type.RowSize(w.Cols)
 	groups := (w.Cols + 31) / 32
-	s.panelI = grow(s.panelI, max(chunk*strideI, groups*32))
-	s.scale = grow(s.scale, max(chunk*groupsI, groups*2))
-	s.offset = grow(s.offset, max(chunk*groupsI, groups*2))
+	s.panelI = grow(s.panelI, groups*32)
+	s.scale = grow(s.scale, groups*2)
+	s.offset = grow(s.offset, groups*2)
 	for r := first; r < first+rows; r++ {
 		unpack(w.Type, s.panelI, s.scale, s.offset, w.Data[r*size:][:size], s)
 		for t := range ws.n {

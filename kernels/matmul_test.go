@@ -152,14 +152,14 @@ func TestMatMul(t *testing.T) {
 			if !canDecode(typ) {
 				continue
 			}
-			widths := []int{typ.BlockLen(), 3 * typ.BlockLen(), 5 * typ.BlockLen()}
+			widths := []int{typ.BlockLen(), 5 * typ.BlockLen()}
 			if typ.BlockLen() == 1 {
-				widths = []int{1, 31, 32, 33, 257, 700}
+				widths = []int{1, 31, 33, 700}
 			}
 			for _, cols := range widths {
-				for _, n := range []int{1, 2, few - 1, few, 33, 70} {
+				for _, n := range []int{1, few - 1, few, 33} {
 					r := rand.New(rand.NewPCG(uint64(cols), uint64(n)))
-					a, b := randomMatrix(r, typ, 21, cols), randomMatrix(r, typ, 8, cols)
+					a, b := randomMatrix(r, typ, 11, cols), randomMatrix(r, typ, 8, cols)
 					x := randomFloats(r, n*cols)
 					for _, mode := range []Compute{Exact, Int8} {
 						outA, outB := randomFloats(r, n*a.Rows+1), randomFloats(r, n*b.Rows+1)

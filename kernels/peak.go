@@ -14,45 +14,45 @@ func PeakFMA(d time.Duration) float64 { return rate(d, peakFMA) }
 func PeakInt8(d time.Duration) float64 { return rate(d, peakInt8) }
 
 // PeakRead returns the bytes per second that the pool's goroutines together
-// read from buf, which should be larger than the caches.
+// read from buf, which should be larger than the caches and have been written
+// to.
 func PeakRead(p *Pool, buf []byte, d time.Duration) float64 {
-	const piece = 1 << 20
+	const piece = 1 << 16
 	pieces := len(buf) / piece
 	if pieces == 0 || vectorLen() == 0 {
 		return 0
 	}
-	work := func(_, item int) { readAll(buf[item*piece:][:piece]) }
+	at := 0
+	work := func(_, item int) {
+		i := (at + item) % pieces
+		readAll(buf[i*piece:][:piece])
+	}
 	return rate(d, func(n int) float64 {
-		var bytes float64
-		for range max(1, n/len(buf)) {
-			p.Run(pieces, work)
-			bytes += float64(pieces * piece)
-		}
-		return bytes
+		items := n/piece + 1
+		p.Run(items, work)
+		at = (at + items) % pieces
+		return float64(items * piece)
 	})
 }
 
-// rate calls f, which returns how much it did, with growing n until it takes
-// the time d, and returns the best rate of three such calls.
+// rate calls f, which returns how much it did, for the time d in all and
+// returns the best rate of calls that take about a millisecond: other programs
+// take the core away for longer than that.
 func rate(d time.Duration, f func(n int) float64) float64 {
-	n := 1 << 16
-	for {
-		start := time.Now()
-		if f(n) == 0 {
+	n := 1 << 12
+	var best float64
+	for start := time.Now(); time.Since(start) < d; {
+		t := time.Now()
+		done := f(n)
+		took := time.Since(t)
+		if done == 0 {
 			return 0
 		}
-		took := time.Since(start)
-		if took >= d/8 {
-			n = int(float64(n)*float64(d/4)/float64(took)) + 1
-			break
+		if took < time.Millisecond/2 && n < 1<<40 {
+			n *= 2
+			continue
 		}
-		n *= 2
-	}
-	var best float64
-	for range 3 {
-		start := time.Now()
-		done := f(n)
-		best = max(best, done/time.Since(start).Seconds())
+		best = max(best, done/took.Seconds())
 	}
 	return best
 }

@@ -62,9 +62,10 @@ func transposeIn(dst, x []float32, n, cols int) {
 	full := 0
 	if n == lanes {
 		full = cols / 16 * 16
-		for k := 0; k < full; k += 16 {
-			transpose16(dst[k*lanes:], lanes, x[k:], cols)
-			transpose16(dst[k*lanes+16:], lanes, x[16*cols+k:], cols)
+		for t := 0; t < lanes; t += 16 {
+			for k := 0; k < full; k += 16 {
+				transpose16(dst[k*lanes+t:], lanes, x[t*cols+k:], cols)
+			}
 		}
 	}
 	for k := full; k < cols; k++ {
@@ -79,8 +80,8 @@ func transposeIn(dst, x []float32, n, cols int) {
 // transposeOut writes c, (rows, lanes), as out[t*stride+r] for t < n.
 func transposeOut(out []float32, stride int, c []float32, rows, n int) {
 	full, cols := rows/16*16, n/16*16
-	for r := 0; r < full; r += 16 {
-		for t := 0; t < cols; t += 16 {
+	for t := 0; t < cols; t += 16 {
+		for r := 0; r < full; r += 16 {
 			transpose16(out[t*stride+r:], stride, c[r*lanes+t:], lanes)
 		}
 	}

@@ -50,6 +50,14 @@ var forms = [43]form{
 	quant.TQ2_0:  {32, 0, false, unpackTQ2},
 	quant.Q1_0:   {32, 0, false, unpackQ1_0},
 	quant.Q2_0:   {32, 0, false, unpackQ2_0},
+
+	quant.IQ1_S:   {32, 4, false, unpackIQ1S},
+	quant.IQ1_M:   {16, 4, false, unpackIQ1M},
+	quant.IQ2_XXS: {32, 7, false, unpackIQ2XXS},
+	quant.IQ2_XS:  {16, 7, false, unpackIQ2XS},
+	quant.IQ2_S:   {16, 7, false, unpackIQ2S},
+	quant.IQ3_XXS: {32, 7, false, unpackIQ3XXS},
+	quant.IQ3_S:   {32, 7, false, unpackIQ3S},
 }
 
 func init() {

@@ -37,6 +37,8 @@ func gemmF32(c, a []float32, rs, ks int, b []float32, depth, rows int) {
 	_, _, _ = c[rows*lanes-1], a[(rows-1)*rs+(depth-1)*ks], b[depth*lanes-1]
 	r, k := uintptr(4*rs), uintptr(4*ks)
 	switch {
+	case hasAVX512 && rows == tile && ks == 1:
+		gemmF32x8cAVX512(&c[0], &a[0], r, &b[0], depth)
 	case hasAVX512 && rows == tile:
 		gemmF32x8AVX512(&c[0], &a[0], r, k, &b[0], depth)
 	case hasAVX512 && rows == 1:
@@ -456,11 +458,11 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 
 func peakFMA(n int) float64 {
 	v := vectorLen()
-	for i := 0; v > 0 && i < n; i += 1 << 16 {
+	for i := 0; v > 0 && i < n; i += 1 << 12 {
 		if hasAVX512 {
-			peakFMAAVX512(1 << 16)
+			peakFMAAVX512(1 << 12)
 		} else {
-			peakFMAAVX2(1 << 16)
+			peakFMAAVX2(1 << 12)
 		}
 	}
 	return float64(n) * 48 * 2 * float64(v)
@@ -469,13 +471,13 @@ func peakFMA(n int) float64 {
 func peakInt8(n int) float64 {
 	switch {
 	case hasVNNI:
-		for i := 0; i < n; i += 1 << 16 {
-			peakVNNI(1 << 16)
+		for i := 0; i < n; i += 1 << 12 {
+			peakVNNI(1 << 12)
 		}
 		return float64(n) * 14 * 2 * 64
 	case hasAVX2:
-		for i := 0; i < n; i += 1 << 16 {
-			peakMADD(1 << 16)
+		for i := 0; i < n; i += 1 << 12 {
+			peakMADD(1 << 12)
 		}
 		return float64(n) * 4 * 2 * 32
 	}

@@ -9,8 +9,9 @@ import (
 )
 
 func gemm() {
-	gemmF32AVX512(8)
-	gemmF32AVX512(1)
+	gemmF32AVX512(8, true)
+	gemmF32AVX512(8, false)
+	gemmF32AVX512(1, false)
 	gemmF32AVX2(4)
 	gemmF32AVX2(1)
 	for _, group := range []int{32, 16} {
@@ -53,49 +54,88 @@ func rowBases(a, rs reg.GPVirtual, rows int) (at func(r int) Mem, advance func(b
 	}
 }
 
-func gemmF32AVX512(rows int) {
+// gemmF32AVX512 has two forms: with a stride between columns, or, contiguous,
+// with the columns side by side: additions to pointers take turns on the ports
+// that multiply, so it makes few of them.
+func gemmF32AVX512(rows int, contiguous bool) {
 	name := fmt.Sprintf("gemmF32x%dAVX512", rows)
-	text(name, "func(c, a *float32, rs, ks uintptr, b *float32, depth int)",
+	signature := "func(c, a *float32, rs, ks uintptr, b *float32, depth int)"
+	index := "r*rs/4+k*ks/4"
+	if contiguous {
+		name = fmt.Sprintf("gemmF32x%dcAVX512", rows)
+		signature = "func(c, a *float32, rs uintptr, b *float32, depth int)"
+		index = "r*rs/4+k"
+	}
+	text(name, signature,
 		name+" adds a product to c, ("+fmt.Sprint(rows)+", 32); strides are in bytes:",
 		"",
 		"\tfor r := range "+fmt.Sprint(rows)+" {",
 		"\t\tfor k := range depth {",
 		"\t\t\tfor l := range 32 {",
-		"\t\t\t\tc[r*32+l] += a[r*rs/4+k*ks/4] * b[k*32+l]")
-	c, a, rs, ks, b, depth := load("c"), load("a"), load("rs"), load("ks"), load("b"), load("depth")
+		"\t\t\t\tc[r*32+l] += a["+index+"] * b[k*32+l]")
+	c, a, rs, b, depth := load("c"), load("a"), load("rs"), load("b"), load("depth")
 	at, advance := rowBases(a, rs, rows)
+	step4 := GP64()
+	sixteen := GP64()
+	if contiguous {
+		MOVQ(U32(4), step4)
+		MOVQ(U32(16), sixteen)
+	} else {
+		Load(Param("ks"), step4)
+	}
 	acc := func(r, t int) reg.VecPhysical { return zmm[2*r+t] }
 	for r := range rows {
 		for t := range 2 {
 			VMOVUPS(ptr(c, r*128+t*64), acc(r, t))
 		}
 	}
-	step := func(disp, tmp int) {
-		x0, x1 := zmm[16+tmp], zmm[17+tmp]
-		VMOVUPS(ptr(b, disp), x0)
-		VMOVUPS(ptr(b, disp+64), x1)
+	step := func(k, disp int) {
+		x0, x1 := zmm[16+k%2*2], zmm[17+k%2*2]
+		VMOVUPS(ptr(b, k*128), x0)
+		VMOVUPS(ptr(b, k*128+64), x1)
 		for r := range rows {
-			w := zmm[20+r%4+tmp*2]
-			VBROADCASTSS(at(r), w)
+			w, m := zmm[20+(r+k*rows)%8], at(r)
+			m.Disp = disp
+			VBROADCASTSS(m, w)
 			VFMADD231PS(x0, w, acc(r, 0))
 			VFMADD231PS(x1, w, acc(r, 1))
 		}
-		advance(ks)
 	}
-	pairs := GP64()
-	MOVQ(depth, pairs)
-	SHRQ(U8(1), pairs)
-	JZ(LabelRef("odd"))
+	turns := GP64()
+	MOVQ(depth, turns)
+	SHRQ(U8(2), turns)
+	JZ(LabelRef("rest"))
 	Label("loop")
-	step(0, 0)
-	step(128, 2)
-	ADDQ(U32(256), b)
-	DECQ(pairs)
+	for k := range 4 {
+		if contiguous {
+			step(k, 4*k)
+			if rows > 1 {
+				for _, r := range []int{2 * k, 2*k + 1} {
+					m := at(r)
+					m.Disp = 64
+					PREFETCHT0(m)
+				}
+			}
+			continue
+		}
+		step(k, 0)
+		advance(step4)
+	}
+	if contiguous {
+		advance(sixteen)
+	}
+	ADDQ(U32(512), b)
+	DECQ(turns)
 	JNZ(LabelRef("loop"))
-	Label("odd")
-	TESTQ(U32(1), depth)
+	Label("rest")
+	ANDQ(U32(3), depth)
 	JZ(LabelRef("done"))
+	Label("one")
 	step(0, 0)
+	advance(step4)
+	ADDQ(U32(128), b)
+	DECQ(depth)
+	JNZ(LabelRef("one"))
 	Label("done")
 	for r := range rows {
 		for t := range 2 {
@@ -219,6 +259,7 @@ func gemmInt8VNNI(group int, offset bool) {
 			a0, a1 := zmm[16+k%2*2], zmm[17+k%2*2]
 			VMOVDQU32(ptr(acts, k*128), a0)
 			VMOVDQU32(ptr(acts, k*128+64), a1)
+			PREFETCHT0(ptr(u, k*strideI+128))
 			for r := range 8 {
 				w := zmm[20+r%2]
 				if !offset {

@@ -329,6 +329,10 @@ func unpackers() {
 	})
 }
 
+// ahead is how far before their use bytes of a matrix are asked for: one that
+// is read once comes from memory.
+const ahead = 2048
+
 // unpack writes an unpacker of whole blocks: size bytes, n elements, groups
 // scales.
 func unpack(name string, size, n, groups int, offset bool, setup func(), body func(p *unpacker)) {
@@ -343,6 +347,9 @@ func unpack(name string, size, n, groups int, offset bool, setup func(), body fu
 	TESTQ(blocks, blocks)
 	JZ(LabelRef("done"))
 	Label("loop")
+	for i := 0; i < size; i += 64 {
+		PREFETCHT0(ptr(p.src, ahead+i))
+	}
 	body(p)
 	ADDQ(U32(uint32(n)), p.u)
 	ADDQ(U32(uint32(4*groups)), p.scale)
