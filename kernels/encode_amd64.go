@@ -39,6 +39,12 @@ func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
 	case quant.Q2_K, quant.Q3_K, quant.Q4_K, quant.Q5_K, quant.Q6_K:
 		encodeK(t, dst, row, importance)
 		return true
+	case quant.Q1_0:
+		encodeQ1(dst, row)
+		return true
+	case quant.Q2_0, quant.TQ1_0, quant.TQ2_0:
+		encodeTernary(t, dst, row)
+		return true
 	}
 	blocks := len(row) / t.BlockLen()
 	if importance == nil || t == quant.Q8_0 {
@@ -61,4 +67,36 @@ func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
 		}
 	}
 	return false
+}
+
+// encodeTernary is quant.Encode for the types with one scale per block, its
+// largest magnitude, and three levels.
+func encodeTernary(t quant.Type, dst []byte, row []float32) {
+	var levels [256]uint8
+	n, size := t.BlockLen(), t.BlockSize()
+	for ; len(row) > 0; row, dst = row[n:], dst[size:] {
+		d := maxAbsAVX2(&row[0], n)
+		if !(d > 0x1p-126 && d < 0x1p127) {
+			// Zero, or the inverse is not normal.
+			quant.Encode(t, dst[:size], row[:n], nil)
+			continue
+		}
+		roundLevelsAVX2(&levels[0], &row[0], 1/d, n)
+		quant.PutTernary(t, dst[:size], levels[:n], d)
+	}
+}
+
+// encodeQ1 is quant.Encode for Q1_0.
+func encodeQ1(dst []byte, row []float32) {
+	const n, size = 128, 18
+	var sums [8]float32
+	for ; len(row) >= 8*n; row, dst = row[8*n:], dst[8*size:] {
+		sumAbsAVX2(&sums[0], &row[0], n, n)
+		for b := range sums {
+			sums[b] /= n
+			signBitsAVX2(&dst[size*b+2], &row[n*b], n)
+			F32ToF16(dst[size*b:][:2], sums[b:][:1])
+		}
+	}
+	quant.Encode(quant.Q1_0, dst, row, nil)
 }

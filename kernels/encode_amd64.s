@@ -1082,6 +1082,261 @@ encodeQ5_1AVX2Done:
 	VZEROUPPER
 	RET
 
+DATA signMaskT<>+0(SB)/4, $0x80000000
+DATA signMaskT<>+4(SB)/4, $0x80000000
+DATA signMaskT<>+8(SB)/4, $0x80000000
+DATA signMaskT<>+12(SB)/4, $0x80000000
+DATA signMaskT<>+16(SB)/4, $0x80000000
+DATA signMaskT<>+20(SB)/4, $0x80000000
+DATA signMaskT<>+24(SB)/4, $0x80000000
+DATA signMaskT<>+28(SB)/4, $0x80000000
+DATA signMaskT<>+32(SB)/4, $0x80000000
+DATA signMaskT<>+36(SB)/4, $0x80000000
+DATA signMaskT<>+40(SB)/4, $0x80000000
+DATA signMaskT<>+44(SB)/4, $0x80000000
+DATA signMaskT<>+48(SB)/4, $0x80000000
+DATA signMaskT<>+52(SB)/4, $0x80000000
+DATA signMaskT<>+56(SB)/4, $0x80000000
+DATA signMaskT<>+60(SB)/4, $0x80000000
+GLOBL signMaskT<>(SB), RODATA|NOPTR, $64
+
+DATA absMaskT<>+0(SB)/4, $0x7fffffff
+DATA absMaskT<>+4(SB)/4, $0x7fffffff
+DATA absMaskT<>+8(SB)/4, $0x7fffffff
+DATA absMaskT<>+12(SB)/4, $0x7fffffff
+DATA absMaskT<>+16(SB)/4, $0x7fffffff
+DATA absMaskT<>+20(SB)/4, $0x7fffffff
+DATA absMaskT<>+24(SB)/4, $0x7fffffff
+DATA absMaskT<>+28(SB)/4, $0x7fffffff
+DATA absMaskT<>+32(SB)/4, $0x7fffffff
+DATA absMaskT<>+36(SB)/4, $0x7fffffff
+DATA absMaskT<>+40(SB)/4, $0x7fffffff
+DATA absMaskT<>+44(SB)/4, $0x7fffffff
+DATA absMaskT<>+48(SB)/4, $0x7fffffff
+DATA absMaskT<>+52(SB)/4, $0x7fffffff
+DATA absMaskT<>+56(SB)/4, $0x7fffffff
+DATA absMaskT<>+60(SB)/4, $0x7fffffff
+GLOBL absMaskT<>(SB), RODATA|NOPTR, $64
+
+DATA belowHalfT<>+0(SB)/4, $0x3effffff
+DATA belowHalfT<>+4(SB)/4, $0x3effffff
+DATA belowHalfT<>+8(SB)/4, $0x3effffff
+DATA belowHalfT<>+12(SB)/4, $0x3effffff
+DATA belowHalfT<>+16(SB)/4, $0x3effffff
+DATA belowHalfT<>+20(SB)/4, $0x3effffff
+DATA belowHalfT<>+24(SB)/4, $0x3effffff
+DATA belowHalfT<>+28(SB)/4, $0x3effffff
+DATA belowHalfT<>+32(SB)/4, $0x3effffff
+DATA belowHalfT<>+36(SB)/4, $0x3effffff
+DATA belowHalfT<>+40(SB)/4, $0x3effffff
+DATA belowHalfT<>+44(SB)/4, $0x3effffff
+DATA belowHalfT<>+48(SB)/4, $0x3effffff
+DATA belowHalfT<>+52(SB)/4, $0x3effffff
+DATA belowHalfT<>+56(SB)/4, $0x3effffff
+DATA belowHalfT<>+60(SB)/4, $0x3effffff
+GLOBL belowHalfT<>(SB), RODATA|NOPTR, $64
+
+DATA one32T<>+0(SB)/4, $0x00000001
+DATA one32T<>+4(SB)/4, $0x00000001
+DATA one32T<>+8(SB)/4, $0x00000001
+DATA one32T<>+12(SB)/4, $0x00000001
+DATA one32T<>+16(SB)/4, $0x00000001
+DATA one32T<>+20(SB)/4, $0x00000001
+DATA one32T<>+24(SB)/4, $0x00000001
+DATA one32T<>+28(SB)/4, $0x00000001
+DATA one32T<>+32(SB)/4, $0x00000001
+DATA one32T<>+36(SB)/4, $0x00000001
+DATA one32T<>+40(SB)/4, $0x00000001
+DATA one32T<>+44(SB)/4, $0x00000001
+DATA one32T<>+48(SB)/4, $0x00000001
+DATA one32T<>+52(SB)/4, $0x00000001
+DATA one32T<>+56(SB)/4, $0x00000001
+DATA one32T<>+60(SB)/4, $0x00000001
+GLOBL one32T<>(SB), RODATA|NOPTR, $64
+
+// func maxAbsAVX2(x *float32, n int) float32
+// Requires: AVX, AVX2, SSE
+TEXT ·maxAbsAVX2(SB), NOSPLIT, $0-20
+	MOVQ  x+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+max1:
+	VMOVUPS      (AX), Y4
+	VANDPS       absMaskT<>+0(SB), Y4, Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      32(AX), Y4
+	VANDPS       absMaskT<>+0(SB), Y4, Y4
+	VMAXPS       Y1, Y4, Y1
+	VMOVUPS      64(AX), Y4
+	VANDPS       absMaskT<>+0(SB), Y4, Y4
+	VMAXPS       Y2, Y4, Y2
+	VMOVUPS      96(AX), Y4
+	VANDPS       absMaskT<>+0(SB), Y4, Y4
+	VMAXPS       Y3, Y4, Y3
+	ADDQ         $0x80, AX
+	SUBQ         $0x20, CX
+	JNZ          max1
+	VMAXPS       Y1, Y0, Y0
+	VMAXPS       Y3, Y2, Y1
+	VMAXPS       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VMAXPS       X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VMAXPS       X1, X0, X0
+	MOVSS        X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func roundLevelsAVX2(levels *byte, x *float32, inv float32, n int)
+// Requires: AVX, AVX2
+TEXT ·roundLevelsAVX2(SB), NOSPLIT, $0-32
+	MOVQ         levels+0(FP), AX
+	MOVQ         x+8(FP), CX
+	VBROADCASTSS inv+16(FP), Y0
+	MOVQ         n+24(FP), DX
+	VMOVUPS      packOrder<>+0(SB), Y1
+
+round2:
+	VMOVUPS    (CX), Y2
+	VMULPS     Y0, Y2, Y2
+	VANDPS     signMaskT<>+0(SB), Y2, Y3
+	VORPS      belowHalfT<>+0(SB), Y3, Y3
+	VADDPS     Y3, Y2, Y2
+	VCVTTPS2DQ Y2, Y2
+	VPADDD     one32T<>+0(SB), Y2, Y2
+	VMOVUPS    32(CX), Y3
+	VMULPS     Y0, Y3, Y3
+	VANDPS     signMaskT<>+0(SB), Y3, Y4
+	VORPS      belowHalfT<>+0(SB), Y4, Y4
+	VADDPS     Y4, Y3, Y3
+	VCVTTPS2DQ Y3, Y3
+	VPADDD     one32T<>+0(SB), Y3, Y3
+	VMOVUPS    64(CX), Y4
+	VMULPS     Y0, Y4, Y4
+	VANDPS     signMaskT<>+0(SB), Y4, Y5
+	VORPS      belowHalfT<>+0(SB), Y5, Y5
+	VADDPS     Y5, Y4, Y4
+	VCVTTPS2DQ Y4, Y4
+	VPADDD     one32T<>+0(SB), Y4, Y4
+	VMOVUPS    96(CX), Y5
+	VMULPS     Y0, Y5, Y5
+	VANDPS     signMaskT<>+0(SB), Y5, Y6
+	VORPS      belowHalfT<>+0(SB), Y6, Y6
+	VADDPS     Y6, Y5, Y5
+	VCVTTPS2DQ Y5, Y5
+	VPADDD     one32T<>+0(SB), Y5, Y5
+	VPACKUSDW  Y3, Y2, Y2
+	VPACKUSDW  Y5, Y4, Y4
+	VPACKUSWB  Y4, Y2, Y2
+	VPERMD     Y2, Y1, Y2
+	VMOVDQU    Y2, (AX)
+	ADDQ       $0x80, CX
+	ADDQ       $0x20, AX
+	SUBQ       $0x20, DX
+	JNZ        round2
+	VZEROUPPER
+	RET
+
+// func signBitsAVX2(dst *byte, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·signBitsAVX2(SB), NOSPLIT, $0-24
+	MOVQ  dst+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  n+16(FP), DX
+	VPXOR Y0, Y0, Y0
+
+signs3:
+	VMOVUPS   (CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, BX
+	MOVB      BL, (AX)
+	ADDQ      $0x20, CX
+	INCQ      AX
+	SUBQ      $0x08, DX
+	JNZ       signs3
+	VZEROUPPER
+	RET
+
+// func sumAbsAVX2(sums *float32, x *float32, stride int, n int)
+// Requires: AVX, AVX2
+TEXT ·sumAbsAVX2(SB), NOSPLIT, $0-32
+	MOVQ  sums+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  stride+16(FP), DX
+	MOVQ  n+24(FP), BX
+	SHLQ  $0x02, DX
+	VPXOR Y0, Y0, Y0
+
+sum4:
+	MOVQ       CX, SI
+	VMOVUPS    (SI), Y1
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y2
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y3
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y4
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y5
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y6
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y7
+	ADDQ       DX, SI
+	VMOVUPS    (SI), Y8
+	VUNPCKLPS  Y2, Y1, Y9
+	VUNPCKHPS  Y2, Y1, Y1
+	VUNPCKLPS  Y4, Y3, Y2
+	VUNPCKHPS  Y4, Y3, Y3
+	VUNPCKLPS  Y6, Y5, Y4
+	VUNPCKHPS  Y6, Y5, Y5
+	VUNPCKLPS  Y8, Y7, Y6
+	VUNPCKHPS  Y8, Y7, Y7
+	VUNPCKLPD  Y2, Y9, Y8
+	VUNPCKHPD  Y2, Y9, Y2
+	VUNPCKLPD  Y3, Y1, Y9
+	VUNPCKHPD  Y3, Y1, Y1
+	VUNPCKLPD  Y6, Y4, Y3
+	VUNPCKHPD  Y6, Y4, Y4
+	VUNPCKLPD  Y7, Y5, Y6
+	VUNPCKHPD  Y7, Y5, Y5
+	VPERM2F128 $0x20, Y3, Y8, Y7
+	VPERM2F128 $0x31, Y3, Y8, Y3
+	VPERM2F128 $0x20, Y4, Y2, Y8
+	VPERM2F128 $0x31, Y4, Y2, Y2
+	VPERM2F128 $0x20, Y6, Y9, Y4
+	VPERM2F128 $0x31, Y6, Y9, Y6
+	VPERM2F128 $0x20, Y5, Y1, Y9
+	VPERM2F128 $0x31, Y5, Y1, Y1
+	VANDPS     absMaskT<>+0(SB), Y7, Y7
+	VADDPS     Y7, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y8, Y8
+	VADDPS     Y8, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y4, Y4
+	VADDPS     Y4, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y9, Y9
+	VADDPS     Y9, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y3, Y3
+	VADDPS     Y3, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y2, Y2
+	VADDPS     Y2, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y6, Y6
+	VADDPS     Y6, Y0, Y0
+	VANDPS     absMaskT<>+0(SB), Y1, Y1
+	VADDPS     Y1, Y0, Y0
+	ADDQ       $0x20, CX
+	SUBQ       $0x08, BX
+	JNZ        sum4
+	VMOVUPS    Y0, (AX)
+	VZEROUPPER
+	RET
+
 DATA roundMagic<>+0(SB)/4, $0x4b400000
 DATA roundMagic<>+4(SB)/4, $0x4b400000
 DATA roundMagic<>+8(SB)/4, $0x4b400000
@@ -1301,20 +1556,20 @@ TEXT ·toLanesAVX2(SB), NOSPLIT, $0-24
 	VUNPCKLPD  Y6, Y4, Y5
 	VUNPCKHPD  Y6, Y4, Y4
 	VPERM2F128 $0x20, Y2, Y7, Y6
-	VMOVUPS    Y6, (AX)
 	VPERM2F128 $0x31, Y2, Y7, Y2
-	VMOVUPS    Y2, 256(AX)
-	VPERM2F128 $0x20, Y3, Y1, Y2
-	VMOVUPS    Y2, 64(AX)
+	VPERM2F128 $0x20, Y3, Y1, Y7
 	VPERM2F128 $0x31, Y3, Y1, Y1
-	VMOVUPS    Y1, 320(AX)
-	VPERM2F128 $0x20, Y5, Y8, Y1
-	VMOVUPS    Y1, 128(AX)
-	VPERM2F128 $0x31, Y5, Y8, Y1
-	VMOVUPS    Y1, 384(AX)
-	VPERM2F128 $0x20, Y4, Y0, Y1
-	VMOVUPS    Y1, 192(AX)
+	VPERM2F128 $0x20, Y5, Y8, Y3
+	VPERM2F128 $0x31, Y5, Y8, Y5
+	VPERM2F128 $0x20, Y4, Y0, Y8
 	VPERM2F128 $0x31, Y4, Y0, Y0
+	VMOVUPS    Y6, (AX)
+	VMOVUPS    Y7, 64(AX)
+	VMOVUPS    Y3, 128(AX)
+	VMOVUPS    Y8, 192(AX)
+	VMOVUPS    Y2, 256(AX)
+	VMOVUPS    Y1, 320(AX)
+	VMOVUPS    Y5, 384(AX)
 	VMOVUPS    Y0, 448(AX)
 	VZEROUPPER
 	RET
@@ -1326,7 +1581,7 @@ TEXT ·weightsAbsAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each1:
+each5:
 	VMOVUPS (AX), Y0
 	VANDPS  absMaskK<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1377,7 +1632,7 @@ each1:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each1
+	JNZ     each5
 	VZEROUPPER
 	RET
 
@@ -1388,7 +1643,7 @@ TEXT ·weightsSquareAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each2:
+each6:
 	VMOVUPS (AX), Y0
 	VMULPS  Y0, Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1439,7 +1694,7 @@ each2:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each2
+	JNZ     each6
 	VZEROUPPER
 	RET
 
@@ -1452,7 +1707,7 @@ TEXT ·weightsMeanAVX2(SB), NOSPLIT, $0-16
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each3:
+each7:
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y0
@@ -1503,12 +1758,12 @@ each3:
 	VADDPS  Y1, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each3
+	JNZ     each7
 	VMULPS  thirtySecond<>+0(SB), Y0, Y0
 	VSQRTPS Y0, Y0
 	MOVQ    CX, CX
 
-each4:
+each8:
 	VMOVUPS (AX), Y1
 	VANDPS  absMaskK<>+0(SB), Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -1575,7 +1830,7 @@ each4:
 	VMOVUPS Y1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each4
+	JNZ     each8
 	VZEROUPPER
 	RET
 
@@ -1588,7 +1843,7 @@ TEXT ·weightsImportanceAVX2(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Y1
 	MOVQ    AX, DX
 
-each5:
+each9:
 	VMOVUPS (DX), Y2
 	VMULPS  Y2, Y2, Y2
 	VADDPS  Y2, Y1, Y2
@@ -1703,7 +1958,7 @@ each5:
 	VADDPS  Y2, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each5
+	JNZ     each9
 	VMOVUPS Y0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -1725,7 +1980,7 @@ TEXT ·fitAffineAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each6:
+each10:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -1735,7 +1990,7 @@ each6:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each6
+	JNZ       each10
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -1765,7 +2020,7 @@ each6:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each7:
+each11:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -1896,14 +2151,14 @@ each7:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each7
+	JNZ     each11
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each8:
+each12:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -2002,12 +2257,12 @@ each8:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each8
+	JNZ     each12
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial9:
+trial13:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -2033,7 +2288,7 @@ trial9:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each12:
+each16:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -2260,7 +2515,7 @@ each12:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each12
+	JNZ       each16
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -2269,7 +2524,7 @@ each12:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next10
+	JZ        next14
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -2280,17 +2535,17 @@ each12:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved11
+	JZ        solved15
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved11:
+solved15:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each13:
+each17:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -2389,12 +2644,12 @@ each13:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each13
+	JNZ       each17
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next10
+	JZ        next14
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -2410,10 +2665,10 @@ each13:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next10:
+next14:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial9
+	JNZ       trial13
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -2455,7 +2710,7 @@ TEXT ·fitAffineAbsAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each14:
+each18:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -2465,7 +2720,7 @@ each14:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each14
+	JNZ       each18
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -2495,7 +2750,7 @@ each14:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each15:
+each19:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -2626,14 +2881,14 @@ each15:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each15
+	JNZ     each19
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each16:
+each20:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -2732,12 +2987,12 @@ each16:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each16
+	JNZ     each20
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial17:
+trial21:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -2763,7 +3018,7 @@ trial17:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each20:
+each24:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -2990,7 +3245,7 @@ each20:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each20
+	JNZ       each24
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -2999,7 +3254,7 @@ each20:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next18
+	JZ        next22
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -3010,17 +3265,17 @@ each20:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved19
+	JZ        solved23
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved19:
+solved23:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each21:
+each25:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -3119,12 +3374,12 @@ each21:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each21
+	JNZ       each25
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next18
+	JZ        next22
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -3140,10 +3395,10 @@ each21:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next18:
+next22:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial17
+	JNZ       trial21
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -3178,7 +3433,7 @@ TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each22:
+each26:
 	VMOVUPS      (DX), Y2
 	VANDPS       absMaskK<>+0(SB), Y2, Y3
 	VCMPPS       $0x1e, Y1, Y3, Y4
@@ -3201,7 +3456,7 @@ each22:
 	VMAXPS       Y1, Y3, Y1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each22
+	JNZ          each26
 	VMOVUPS      Y1, 6720(AX)
 	VPXOR        Y1, Y1, Y1
 	VMOVUPS      roundMagic<>+0(SB), Y2
@@ -3212,7 +3467,7 @@ each22:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each23:
+each27:
 	VMOVUPS (DX), Y5
 	VMULPS  2048(DX), Y5, Y5
 	VMOVUPS Y5, 4096(DX)
@@ -3263,7 +3518,7 @@ each23:
 	VMOVUPS Y5, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each23
+	JNZ     each27
 	VPXOR   Y6, Y6, Y6
 	VDIVPS  Y0, Y3, Y5
 	VPXOR   Y7, Y7, Y7
@@ -3271,7 +3526,7 @@ each23:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each24:
+each28:
 	VMULPS    (DX), Y5, Y9
 	VADDPS    Y2, Y9, Y9
 	VSUBPS    Y2, Y9, Y9
@@ -3434,7 +3689,7 @@ each24:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, DX
 	SUBQ      $0x00000010, BX
-	JNZ       each24
+	JNZ       each28
 	VCMPPS    $0x04, Y1, Y8, Y9
 	VDIVPS    Y8, Y7, Y8
 	VBLENDVPS Y9, Y8, Y6, Y6
@@ -3442,7 +3697,7 @@ each24:
 	MOVQ      trials+24(FP), DX
 	MOVQ      count+32(FP), BX
 
-trial25:
+trial29:
 	VBROADCASTSS (DX), Y8
 	VDIVPS       Y0, Y8, Y8
 	VPXOR        Y9, Y9, Y9
@@ -3450,7 +3705,7 @@ trial25:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each26:
+each30:
 	VMULPS    (SI), Y8, Y11
 	VADDPS    Y2, Y11, Y11
 	VSUBPS    Y2, Y11, Y11
@@ -3613,7 +3868,7 @@ each26:
 	VADDPS    Y12, Y10, Y10
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each26
+	JNZ       each30
 	VMULPS    Y9, Y9, Y11
 	VMULPS    Y10, Y7, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y13
@@ -3626,7 +3881,7 @@ each26:
 	VBLENDVPS Y13, Y8, Y5, Y5
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial25
+	JNZ       trial29
 	VMOVUPS   6720(AX), Y0
 	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
 	VBLENDVPS Y0, Y1, Y6, Y6
@@ -3653,7 +3908,7 @@ TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each27:
+each31:
 	VMOVUPS   (BX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -3676,14 +3931,14 @@ each27:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each27
+	JNZ       each31
 	VMOVUPS   Y4, 6720(AX)
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y4, Y4, Y4
 	VPXOR     Y5, Y5, Y5
 	MOVQ      CX, BX
 
-each28:
+each32:
 	VMOVUPS (DX), Y6
 	VMULPS  Y1, Y6, Y8
 	VADDPS  Y0, Y8, Y8
@@ -3746,14 +4001,14 @@ each28:
 	VADDPS  Y6, Y5, Y5
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each28
+	JNZ     each32
 	LEAQ    32(AX), DX
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y6, Y6, Y6
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each29:
+each33:
 	VMOVUPS   (BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y6, Y8, Y9
@@ -3776,14 +4031,14 @@ each29:
 	VMAXPS    Y6, Y8, Y6
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each29
+	JNZ       each33
 	VMOVUPS   Y6, 6752(AX)
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y6, Y6, Y6
 	VPXOR     Y7, Y7, Y7
 	MOVQ      CX, BX
 
-each30:
+each34:
 	VMOVUPS    (DX), Y8
 	VMULPS     Y1, Y8, Y10
 	VADDPS     Y0, Y10, Y10
@@ -3846,19 +4101,19 @@ each30:
 	VADDPS     Y8, Y7, Y7
 	ADDQ       $0x00000100, DX
 	SUBQ       $0x00000004, BX
-	JNZ        each30
+	JNZ        each34
 	VCVTTPS2DQ Y2, Y2
 	VCVTTPS2DQ Y3, Y3
 	MOVQ       $0x00000005, DX
 
-round31:
+round35:
 	VPXOR   Y1, Y1, Y1
 	VMOVUPS Y1, 6528(AX)
 	VMOVUPS Y1, 6560(AX)
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each33:
+each37:
 	VMOVUPS   (BX), Y1
 	VMOVUPS   4096(BX), Y8
 	VMULPS    2048(BX), Y1, Y12
@@ -3941,17 +4196,17 @@ each33:
 	VMOVUPS   Y1, 6560(AX)
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000001, SI
-	JNZ       each33
+	JNZ       each37
 	VMOVUPS   6528(AX), Y1
 	VORPS     6560(AX), Y1, Y1
 	VPXOR     Y8, Y8, Y8
 	VCMPPS    $0x04, Y8, Y1, Y1
 	VPTEST    Y1, Y1
-	JZ        done32
+	JZ        done36
 	DECQ      DX
-	JNZ       round31
+	JNZ       round35
 
-done32:
+done36:
 	VPXOR     Y0, Y0, Y0
 	VPXOR     Y1, Y1, Y1
 	VDIVPS    Y5, Y4, Y2
@@ -3986,7 +4241,7 @@ TEXT ·levelsAffineAVX2(SB), NOSPLIT, $0-48
 	VBROADCASTSS top+16(FP), Y2
 	VCVTTPS2DQ   Y2, Y2
 
-levels34:
+levels38:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (SI), Y4
 	VMOVUPS      (CX), Y5
@@ -4015,7 +4270,7 @@ levels34:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, SI
 	DECQ         BX
-	JNZ          levels34
+	JNZ          levels38
 	VZEROUPPER
 	RET
 
@@ -4034,7 +4289,7 @@ TEXT ·levelsSignedAVX2(SB), NOSPLIT, $0-40
 	VCVTTPS2DQ   Y2, Y2
 	VCVTTPS2DQ   Y3, Y3
 
-levels35:
+levels39:
 	VBROADCASTSS (DX), Y4
 	VMOVUPS      (CX), Y5
 	VDIVPS       Y4, Y5, Y5
@@ -4061,7 +4316,7 @@ levels35:
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          levels35
+	JNZ          levels39
 	VZEROUPPER
 	RET
 
@@ -4138,50 +4393,50 @@ TEXT ·toLanesAVX512(SB), NOSPLIT, $0-24
 	VSHUFF32X4 $0x44, Z2, Z15, Z14
 	VSHUFF32X4 $0x44, Z10, Z6, Z17
 	VSHUFF32X4 $0x88, Z17, Z14, Z18
-	VMOVUPS    Z18, (AX)
 	VSHUFF32X4 $0xdd, Z17, Z14, Z14
-	VMOVUPS    Z14, 256(AX)
 	VSHUFF32X4 $0xee, Z2, Z15, Z2
 	VSHUFF32X4 $0xee, Z10, Z6, Z6
 	VSHUFF32X4 $0x88, Z6, Z2, Z10
-	VMOVUPS    Z10, 512(AX)
 	VSHUFF32X4 $0xdd, Z6, Z2, Z2
-	VMOVUPS    Z2, 768(AX)
-	VSHUFF32X4 $0x44, Z3, Z1, Z2
-	VSHUFF32X4 $0x44, Z11, Z7, Z6
-	VSHUFF32X4 $0x88, Z6, Z2, Z10
-	VMOVUPS    Z10, 64(AX)
-	VSHUFF32X4 $0xdd, Z6, Z2, Z2
-	VMOVUPS    Z2, 320(AX)
+	VSHUFF32X4 $0x44, Z3, Z1, Z6
+	VSHUFF32X4 $0x44, Z11, Z7, Z15
+	VSHUFF32X4 $0x88, Z15, Z6, Z17
+	VSHUFF32X4 $0xdd, Z15, Z6, Z6
 	VSHUFF32X4 $0xee, Z3, Z1, Z1
-	VSHUFF32X4 $0xee, Z11, Z7, Z2
-	VSHUFF32X4 $0x88, Z2, Z1, Z3
-	VMOVUPS    Z3, 576(AX)
-	VSHUFF32X4 $0xdd, Z2, Z1, Z1
-	VMOVUPS    Z1, 832(AX)
-	VSHUFF32X4 $0x44, Z5, Z16, Z1
-	VSHUFF32X4 $0x44, Z13, Z9, Z2
-	VSHUFF32X4 $0x88, Z2, Z1, Z3
-	VMOVUPS    Z3, 128(AX)
-	VSHUFF32X4 $0xdd, Z2, Z1, Z1
-	VMOVUPS    Z1, 384(AX)
-	VSHUFF32X4 $0xee, Z5, Z16, Z1
-	VSHUFF32X4 $0xee, Z13, Z9, Z2
-	VSHUFF32X4 $0x88, Z2, Z1, Z3
-	VMOVUPS    Z3, 640(AX)
-	VSHUFF32X4 $0xdd, Z2, Z1, Z1
-	VMOVUPS    Z1, 896(AX)
-	VSHUFF32X4 $0x44, Z4, Z0, Z1
-	VSHUFF32X4 $0x44, Z12, Z8, Z2
-	VSHUFF32X4 $0x88, Z2, Z1, Z3
-	VMOVUPS    Z3, 192(AX)
-	VSHUFF32X4 $0xdd, Z2, Z1, Z1
-	VMOVUPS    Z1, 448(AX)
+	VSHUFF32X4 $0xee, Z11, Z7, Z3
+	VSHUFF32X4 $0x88, Z3, Z1, Z7
+	VSHUFF32X4 $0xdd, Z3, Z1, Z1
+	VSHUFF32X4 $0x44, Z5, Z16, Z3
+	VSHUFF32X4 $0x44, Z13, Z9, Z11
+	VSHUFF32X4 $0x88, Z11, Z3, Z15
+	VSHUFF32X4 $0xdd, Z11, Z3, Z3
+	VSHUFF32X4 $0xee, Z5, Z16, Z5
+	VSHUFF32X4 $0xee, Z13, Z9, Z9
+	VSHUFF32X4 $0x88, Z9, Z5, Z11
+	VSHUFF32X4 $0xdd, Z9, Z5, Z5
+	VSHUFF32X4 $0x44, Z4, Z0, Z9
+	VSHUFF32X4 $0x44, Z12, Z8, Z13
+	VSHUFF32X4 $0x88, Z13, Z9, Z16
+	VSHUFF32X4 $0xdd, Z13, Z9, Z9
 	VSHUFF32X4 $0xee, Z4, Z0, Z0
-	VSHUFF32X4 $0xee, Z12, Z8, Z1
-	VSHUFF32X4 $0x88, Z1, Z0, Z2
-	VMOVUPS    Z2, 704(AX)
-	VSHUFF32X4 $0xdd, Z1, Z0, Z0
+	VSHUFF32X4 $0xee, Z12, Z8, Z4
+	VSHUFF32X4 $0x88, Z4, Z0, Z8
+	VSHUFF32X4 $0xdd, Z4, Z0, Z0
+	VMOVUPS    Z18, (AX)
+	VMOVUPS    Z17, 64(AX)
+	VMOVUPS    Z15, 128(AX)
+	VMOVUPS    Z16, 192(AX)
+	VMOVUPS    Z14, 256(AX)
+	VMOVUPS    Z6, 320(AX)
+	VMOVUPS    Z3, 384(AX)
+	VMOVUPS    Z9, 448(AX)
+	VMOVUPS    Z10, 512(AX)
+	VMOVUPS    Z7, 576(AX)
+	VMOVUPS    Z11, 640(AX)
+	VMOVUPS    Z8, 704(AX)
+	VMOVUPS    Z2, 768(AX)
+	VMOVUPS    Z1, 832(AX)
+	VMOVUPS    Z5, 896(AX)
 	VMOVUPS    Z0, 960(AX)
 	VZEROUPPER
 	RET
@@ -4193,7 +4448,7 @@ TEXT ·weightsAbsAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each36:
+each40:
 	VMOVUPS (AX), Z0
 	VANDPS  absMaskK<>+0(SB), Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4244,7 +4499,7 @@ each36:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each36
+	JNZ     each40
 	VZEROUPPER
 	RET
 
@@ -4255,7 +4510,7 @@ TEXT ·weightsSquareAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each37:
+each41:
 	VMOVUPS (AX), Z0
 	VMULPS  Z0, Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4306,7 +4561,7 @@ each37:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each37
+	JNZ     each41
 	VZEROUPPER
 	RET
 
@@ -4319,7 +4574,7 @@ TEXT ·weightsMeanAVX512(SB), NOSPLIT, $0-16
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each38:
+each42:
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z0
@@ -4370,12 +4625,12 @@ each38:
 	VADDPS  Z1, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each38
+	JNZ     each42
 	VMULPS  thirtySecond<>+0(SB), Z0, Z0
 	VSQRTPS Z0, Z0
 	MOVQ    CX, CX
 
-each39:
+each43:
 	VMOVUPS (AX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -4442,7 +4697,7 @@ each39:
 	VMOVUPS Z1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each39
+	JNZ     each43
 	VZEROUPPER
 	RET
 
@@ -4455,7 +4710,7 @@ TEXT ·weightsImportanceAVX512(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Z1
 	MOVQ    AX, DX
 
-each40:
+each44:
 	VMOVUPS (DX), Z2
 	VMULPS  Z2, Z2, Z2
 	VADDPS  Z2, Z1, Z2
@@ -4570,7 +4825,7 @@ each40:
 	VADDPS  Z2, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each40
+	JNZ     each44
 	VMOVUPS Z0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -4592,7 +4847,7 @@ TEXT ·fitAffineAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each41:
+each45:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -4602,7 +4857,7 @@ each41:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each41
+	JNZ     each45
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -4632,7 +4887,7 @@ each41:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each42:
+each46:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -4763,14 +5018,14 @@ each42:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each42
+	JNZ     each46
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each43:
+each47:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -4869,12 +5124,12 @@ each43:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each43
+	JNZ     each47
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial44:
+trial48:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -4900,7 +5155,7 @@ trial44:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each47:
+each51:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -5127,7 +5382,7 @@ each47:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each47
+	JNZ      each51
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -5136,7 +5391,7 @@ each47:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next45
+	JZ       next49
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -5147,17 +5402,17 @@ each47:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved46
+	JZ       solved50
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved46:
+solved50:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each48:
+each52:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -5256,12 +5511,12 @@ each48:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each48
+	JNZ      each52
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next45
+	JZ       next49
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -5277,10 +5532,10 @@ each48:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next45:
+next49:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial44
+	JNZ     trial48
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -5322,7 +5577,7 @@ TEXT ·fitAffineAbsAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each49:
+each53:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -5332,7 +5587,7 @@ each49:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each49
+	JNZ     each53
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -5362,7 +5617,7 @@ each49:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each50:
+each54:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -5493,14 +5748,14 @@ each50:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each50
+	JNZ     each54
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each51:
+each55:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -5599,12 +5854,12 @@ each51:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each51
+	JNZ     each55
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial52:
+trial56:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -5630,7 +5885,7 @@ trial52:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each55:
+each59:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -5857,7 +6112,7 @@ each55:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each55
+	JNZ      each59
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -5866,7 +6121,7 @@ each55:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next53
+	JZ       next57
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -5877,17 +6132,17 @@ each55:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved54
+	JZ       solved58
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved54:
+solved58:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each56:
+each60:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -5986,12 +6241,12 @@ each56:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each56
+	JNZ      each60
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next53
+	JZ       next57
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -6007,10 +6262,10 @@ each56:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next53:
+next57:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial52
+	JNZ     trial56
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -6045,7 +6300,7 @@ TEXT ·fitSignedAVX512(SB), NOSPLIT, $0-40
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each57:
+each61:
 	VMOVUPS      (DX), Z2
 	VANDPS       absMaskK<>+0(SB), Z2, Z3
 	VCMPPS       $0x1e, Z1, Z3, K1
@@ -6068,7 +6323,7 @@ each57:
 	VMAXPS       Z1, Z3, Z1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each57
+	JNZ          each61
 	VMOVUPS      Z1, 6720(AX)
 	VPXORD       Z4, Z4, Z4
 	VMOVUPS      roundMagic<>+0(SB), Z1
@@ -6079,7 +6334,7 @@ each57:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each58:
+each62:
 	VMOVUPS (DX), Z10
 	VMULPS  2048(DX), Z10, Z10
 	VMOVUPS Z10, 4096(DX)
@@ -6130,7 +6385,7 @@ each58:
 	VMOVUPS Z10, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each58
+	JNZ     each62
 	VPXORD  Z5, Z5, Z5
 	VDIVPS  Z0, Z2, Z10
 	VPXORD  Z6, Z6, Z6
@@ -6138,7 +6393,7 @@ each58:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each59:
+each63:
 	VMULPS  (DX), Z10, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -6301,7 +6556,7 @@ each59:
 	VADDPS  Z12, Z7, Z7
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each59
+	JNZ     each63
 	VCMPPS  $0x04, Z4, Z7, K1
 	VDIVPS  Z7, Z6, Z7
 	VMOVAPS Z7, K1, Z5
@@ -6309,7 +6564,7 @@ each59:
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial60:
+trial64:
 	VBROADCASTSS (DX), Z7
 	VDIVPS       Z0, Z7, Z7
 	VPXORD       Z8, Z8, Z8
@@ -6317,7 +6572,7 @@ trial60:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each61:
+each65:
 	VMULPS  (SI), Z7, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -6480,7 +6735,7 @@ each61:
 	VADDPS  Z12, Z9, Z9
 	ADDQ    $0x00000400, SI
 	SUBQ    $0x00000010, DI
-	JNZ     each61
+	JNZ     each65
 	VMULPS  Z8, Z8, Z11
 	VMULPS  Z9, Z6, Z12
 	VCMPPS  $0x1e, Z12, Z11, K1
@@ -6493,7 +6748,7 @@ each61:
 	VMOVAPS Z7, K1, Z10
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial60
+	JNZ     trial64
 	VMOVUPS 6720(AX), Z0
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z4, K1, Z5
@@ -6520,7 +6775,7 @@ TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each62:
+each66:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z30
 	VCMPPS  $0x1e, Z5, Z30, K1
@@ -6543,14 +6798,14 @@ each62:
 	VMAXPS  Z5, Z30, Z5
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each62
+	JNZ     each66
 	VMOVUPS Z5, 6720(AX)
 	VDIVPS  Z4, Z2, Z1
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	MOVQ    CX, BX
 
-each63:
+each67:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z30
 	VADDPS  Z0, Z30, Z30
@@ -6613,14 +6868,14 @@ each63:
 	VADDPS  Z4, Z7, Z7
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each63
+	JNZ     each67
 	LEAQ    6912(AX), DX
 	VPXORD  Z8, Z8, Z8
 	VPXORD  Z9, Z9, Z9
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each64:
+each68:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z9, Z4, K1
@@ -6643,14 +6898,14 @@ each64:
 	VMAXPS  Z9, Z4, Z9
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each64
+	JNZ     each68
 	VMOVUPS Z9, 13632(AX)
 	VDIVPS  Z8, Z2, Z1
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
 	MOVQ    CX, BX
 
-each65:
+each69:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z8
 	VADDPS  Z0, Z8, Z8
@@ -6713,14 +6968,14 @@ each65:
 	VADDPS  Z4, Z11, Z11
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each65
+	JNZ     each69
 	LEAQ    13824(AX), DX
 	VPXORD  Z12, Z12, Z12
 	VPXORD  Z13, Z13, Z13
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each66:
+each70:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z13, Z4, K1
@@ -6743,14 +6998,14 @@ each66:
 	VMAXPS  Z13, Z4, Z13
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each66
+	JNZ     each70
 	VMOVUPS Z13, 20544(AX)
 	VDIVPS  Z12, Z2, Z1
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
 	MOVQ    CX, BX
 
-each67:
+each71:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z8
 	VADDPS  Z0, Z8, Z8
@@ -6813,14 +7068,14 @@ each67:
 	VADDPS  Z4, Z15, Z15
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each67
+	JNZ     each71
 	LEAQ    20736(AX), DX
 	VPXORD  Z16, Z16, Z16
 	VPXORD  Z17, Z17, Z17
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each68:
+each72:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z17, Z4, K1
@@ -6843,14 +7098,14 @@ each68:
 	VMAXPS  Z17, Z4, Z17
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each68
+	JNZ     each72
 	VMOVUPS Z17, 27456(AX)
 	VDIVPS  Z16, Z2, Z1
 	VPXORD  Z18, Z18, Z18
 	VPXORD  Z19, Z19, Z19
 	MOVQ    CX, BX
 
-each69:
+each73:
 	VMOVUPS    (DX), Z4
 	VMULPS     Z1, Z4, Z8
 	VADDPS     Z0, Z8, Z8
@@ -6913,12 +7168,12 @@ each69:
 	VADDPS     Z4, Z19, Z19
 	ADDQ       $0x00000100, DX
 	SUBQ       $0x00000004, BX
-	JNZ        each69
+	JNZ        each73
 	VCVTTPS2DQ Z2, Z2
 	VCVTTPS2DQ Z3, Z3
 	MOVQ       $0x00000005, DX
 
-round70:
+round74:
 	VPXORD  Z20, Z20, Z20
 	VMOVUPS Z20, 6528(AX)
 	VMOVUPS Z20, 13440(AX)
@@ -6927,7 +7182,7 @@ round70:
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each72:
+each76:
 	VMOVUPS   (BX), Z1
 	VMOVUPS   4096(BX), Z4
 	VMULPS    2048(BX), Z1, Z12
@@ -7090,7 +7345,7 @@ each72:
 	VMOVUPS   Z1, 27264(AX)
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000001, SI
-	JNZ       each72
+	JNZ       each76
 	VMOVUPS   6528(AX), Z1
 	VORPS     13440(AX), Z1, Z1
 	VORPS     20352(AX), Z1, Z1
@@ -7098,11 +7353,11 @@ each72:
 	VPXORD    Z21, Z21, Z21
 	VCMPPS    $0x04, Z21, Z1, K1
 	KORTESTW  K1, K1
-	JZ        done71
+	JZ        done75
 	DECQ      DX
-	JNZ       round70
+	JNZ       round74
 
-done71:
+done75:
 	VPXORD  Z22, Z22, Z22
 	VPXORD  Z23, Z23, Z23
 	VDIVPS  Z7, Z6, Z0
@@ -7155,7 +7410,7 @@ TEXT ·levelsAffineAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS top+16(FP), Z2
 	VCVTTPS2DQ   Z2, Z2
 
-levels73:
+levels77:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (SI), Z4
 	VMOVUPS      (CX), Z5
@@ -7172,7 +7427,7 @@ levels73:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, SI
 	DECQ         BX
-	JNZ          levels73
+	JNZ          levels77
 	VZEROUPPER
 	RET
 
@@ -7191,7 +7446,7 @@ TEXT ·levelsSignedAVX512(SB), NOSPLIT, $0-40
 	VCVTTPS2DQ   Z2, Z2
 	VCVTTPS2DQ   Z3, Z3
 
-levels74:
+levels78:
 	VBROADCASTSS (DX), Z4
 	VMOVUPS      (CX), Z5
 	VDIVPS       Z4, Z5, Z5
@@ -7206,6 +7461,6 @@ levels74:
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
 	DECQ         BX
-	JNZ          levels74
+	JNZ          levels78
 	VZEROUPPER
 	RET

@@ -37,6 +37,18 @@ func encodeQ4_1AVX2(dst *byte, x *float32, blocks int)
 // encodeQ5_1AVX2: quant.Encode(quant.Q5_1, dst, x[:32*blocks], nil)
 func encodeQ5_1AVX2(dst *byte, x *float32, blocks int)
 
+// maxAbsAVX2: the largest |x[i]|, i < n, a multiple of 32
+func maxAbsAVX2(x *float32, n int) float32
+
+// roundLevelsAVX2: levels[i] = 1 + round(x[i]*inv), halves away from zero, i < n, a multiple of 32
+func roundLevelsAVX2(levels *byte, x *float32, inv float32, n int)
+
+// signBitsAVX2: bit i%8 of dst[i/8] is x[i] >= 0, i < n, a multiple of 8
+func signBitsAVX2(dst *byte, x *float32, n int)
+
+// sumAbsAVX2: sums[j] = the sum of |x[stride*j+i]| over i < n, a multiple of 8, in order, j < 8
+func sumAbsAVX2(sums *float32, x *float32, stride int, n int)
+
 // toLanesAVX2: dst[16*i+j] = src[stride*j+i] for i, j < 8
 func toLanesAVX2(dst *float32, src *float32, stride int)
 

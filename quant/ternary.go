@@ -1,5 +1,7 @@
 package quant
 
+import "encoding/binary"
+
 // The types of one scale per block and very few levels. Importance makes no
 // difference to any of them.
 
@@ -51,21 +53,57 @@ func decodeQ2_0(dst []float32, src []byte) {
 }
 
 func encodeQ2_0(dst []byte, row, _ []float32) {
+	var levels [64]uint8
 	for ; len(row) > 0; row, dst = row[64:], dst[18:] {
 		x := row[:64]
 		_, d := extreme(x)
 		inv := invert(d)
-		clear(dst[:18])
-		putHalf(dst, d)
 		for i, v := range x {
-			l := max(0, min(3, truncInt(roundAway(v*inv))+1))
-			dst[2+i/4] |= byte(l) << (2 * (i % 4))
+			levels[i] = uint8(max(0, min(3, truncInt(roundAway(v*inv))+1)))
 		}
+		PutTernary(Q2_0, dst[:18], levels[:], d)
 	}
 }
 
-// trit returns v rounded to -1, 0 or 1, plus 1.
-func trit(v float32) uint8 { return uint8(truncInt(roundAway(v)) + 1) }
+// PutTernary is the last step of encoding a block of Q2_0, TQ1_0 or TQ2_0: it
+// stores levels of 0 to 2 and the scale d.
+func PutTernary(t Type, dst []byte, levels []uint8, d float32) {
+	switch t {
+	case Q2_0:
+		putHalf(dst, d)
+		for i := range 16 {
+			l := binary.LittleEndian.Uint32(levels[4*i:])
+			dst[2+i] = byte(l | l>>6 | l>>12 | l>>18)
+		}
+	case TQ1_0:
+		putHalf(dst[52:], d)
+		for _, run := range tritRuns {
+			for i := range run.bytes {
+				q := 0
+				for n := range run.trits {
+					q = 3*q + int(levels[n*run.bytes+i])
+				}
+				if run.trits == 4 {
+					q *= 3
+				}
+				dst[run.first+i] = tritBytes[q]
+			}
+			levels = levels[run.bytes*run.trits:]
+		}
+	case TQ2_0:
+		putHalf(dst[64:], d)
+		putPlanes(dst, levels[:128], 0, 2)
+		putPlanes(dst[32:], levels[128:], 0, 2)
+	}
+}
+
+// tritBytes[q] is q/243 in units of 1/256, rounded up.
+var tritBytes = func() (table [256]uint8) {
+	for q := range table {
+		table[q] = uint8((q*256 + 242) / 243)
+	}
+	return table
+}()
 
 // TQ1_0, 54 bytes for 256 elements:
 //
@@ -97,25 +135,20 @@ func decodeTQ1_0(dst []float32, src []byte) {
 // tritRuns are the parts of a TQ1_0 block.
 var tritRuns = []struct{ first, bytes, trits int }{{0, 32, 5}, {32, 16, 5}, {48, 4, 4}}
 
-func encodeTQ1_0(dst []byte, row, _ []float32) {
-	for ; len(row) > 0; row, dst = row[superLen:], dst[54:] {
-		_, d := extreme(row[:superLen])
-		inv := invert(d)
-		x := row
-		for _, run := range tritRuns {
-			for i := range run.bytes {
-				var q uint8
-				for n := range 5 {
-					q *= 3
-					if n < run.trits {
-						q += trit(x[n*run.bytes+i] * inv)
-					}
-				}
-				dst[run.first+i] = uint8((int(q)*256 + 242) / 243)
+// encodeTQ is the encoder of TQ1_0 and TQ2_0, whose blocks have size bytes.
+func encodeTQ(t Type, size int) func(dst []byte, row, importance []float32) {
+	return func(dst []byte, row, _ []float32) {
+		var levels [superLen]uint8
+		for ; len(row) > 0; row, dst = row[superLen:], dst[size:] {
+			x := row[:superLen]
+			_, d := extreme(x)
+			inv := invert(d)
+			for i, v := range x {
+				// At most 2, or 1 where the inverse overflowed.
+				levels[i] = uint8(truncInt(roundAway(v*inv)) + 1)
 			}
-			x = x[run.bytes*run.trits:]
+			PutTernary(t, dst[:size], levels[:], d)
 		}
-		putHalf(dst[52:], d)
 	}
 }
 
@@ -131,20 +164,5 @@ func decodeTQ2_0(dst []float32, src []byte) {
 		for i := range superLen {
 			dst[i] = d * float32(int(src[32*(i/128)+i%32]>>(2*(i/32%4))&3)-1)
 		}
-	}
-}
-
-func encodeTQ2_0(dst []byte, row, _ []float32) {
-	var levels [superLen]uint8
-	for ; len(row) > 0; row, dst = row[superLen:], dst[66:] {
-		x := row[:superLen]
-		_, d := extreme(x)
-		inv := invert(d)
-		for i, v := range x {
-			levels[i] = trit(v*inv) & 3
-		}
-		putPlanes(dst, levels[:128], 0, 2)
-		putPlanes(dst[32:], levels[128:], 0, 2)
-		putHalf(dst[64:], d)
 	}
 }

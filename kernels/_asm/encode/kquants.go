@@ -41,6 +41,7 @@ const (
 	less         = 0x11
 	greater      = 0x1e
 	lessEqual    = 0x12
+	greaterEqual = 0x1d
 	notEqual     = 4
 	notLessEqual = 6
 )
@@ -198,6 +199,15 @@ func (t target) toLanes() {
 	Doc(fmt.Sprintf("toLanes%s: dst[16*i+j] = src[stride*j+i] for i, j < %d", t.name, t.lanes))
 	dst, src, stride := Load(Param("dst"), GP64()), Load(Param("src"), GP64()), Load(Param("stride"), GP64())
 	SHLQ(Imm(2), stride)
+	for i, r := range t.transpose(src, stride) {
+		VMOVUPS(r, Mem{Base: dst, Disp: 64 * i})
+	}
+	ret()
+}
+
+// transpose loads rows that are stride bytes apart, as many as there are lanes,
+// and returns the columns. It changes src.
+func (t target) transpose(src, stride reg.Register) []reg.VecVirtual {
 	n := t.lanes
 	a := make([]reg.VecVirtual, n)
 	b := make([]reg.VecVirtual, n)
@@ -223,31 +233,28 @@ func (t target) toLanes() {
 		VUNPCKHPD(b[i+3], b[i+1], a[i+3])
 	}
 	// a[4*k+j] has in its 128-bit part p the rows 4k..4k+3 of column 4p+j.
-	if n == 8 {
-		for j := range 4 {
-			for p := range 2 {
-				r := t.reg()
-				VPERM2F128(Imm(uint64(0x20+0x11*p)), a[4+j], a[j], r)
-				VMOVUPS(r, Mem{Base: dst, Disp: 64 * (4*p + j)})
-			}
-		}
-		ret()
-		return
-	}
+	columns := make([]reg.VecVirtual, n)
 	for j := range 4 {
+		if n == 8 {
+			for p := range 2 {
+				columns[4*p+j] = t.reg()
+				VPERM2F128(Imm(uint64(0x20+0x11*p)), a[4+j], a[j], columns[4*p+j])
+			}
+			continue
+		}
 		for half := range 2 {
 			lo, hi := t.reg(), t.reg()
 			sel := uint64(0x44 + 0xaa*half) // parts 0 and 1, or 2 and 3
 			VSHUFF32X4(Imm(sel), a[4+j], a[j], lo)
 			VSHUFF32X4(Imm(sel), a[12+j], a[8+j], hi)
 			for p := range 2 {
-				r := t.reg()
-				VSHUFF32X4(Imm(uint64(0x88+0x55*p)), hi, lo, r)
-				VMOVUPS(r, Mem{Base: dst, Disp: 64 * (4*(2*half+p) + j)})
+				c := 4*(2*half+p) + j
+				columns[c] = t.reg()
+				VSHUFF32X4(Imm(uint64(0x88+0x55*p)), hi, lo, columns[c])
 			}
 		}
 	}
-	ret()
+	return columns
 }
 
 // weights emits the functions that fill the weights of a groups structure.

@@ -79,6 +79,10 @@ func inverse(s, one reg.VecVirtual) reg.VecVirtual {
 	return inv
 }
 
+// packOrder restores the order of 32 bytes after two rounds of packing, which
+// work on 128 bits each.
+var packOrder Mem
+
 func legacy() {
 	var (
 		absMask  = ints("absMask", 0x7fffffff)
@@ -90,8 +94,8 @@ func legacy() {
 		// The largest float below a half: adding it and truncating rounds
 		// halves away from zero, and nothing below a half.
 		belowHalf = ints("belowHalf", 0x3effffff)
-		order     = GLOBL("packOrder", 8|16)
 	)
+	packOrder = GLOBL("packOrder", 8|16)
 	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
 		DATA(4*i, U32(v))
 	}
@@ -120,7 +124,7 @@ func legacy() {
 		RET()
 	}
 	var one, low, ord reg.VecVirtual
-	setup := func() { one, low, ord = load(ones), load(lowByte), load(order) }
+	setup := func() { one, low, ord = load(ones), load(lowByte), load(packOrder) }
 	magnitudes := func(v []reg.VecVirtual) []reg.VecVirtual {
 		abs := make([]reg.VecVirtual, 4)
 		for i := range abs {

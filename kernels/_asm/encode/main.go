@@ -10,6 +10,7 @@ func main() {
 	ConstraintExpr("!purego")
 	conversions()
 	legacy()
+	ternary()
 	for _, t := range []target{{8, "AVX2"}, {16, "AVX512"}} {
 		t.kquants()
 	}
