@@ -85,6 +85,9 @@ func ReadHeader(r io.ReaderAt, size int64, name string) ([]Tensor, error) {
 	return h.tensors, nil
 }
 
+// errOverfull ends the reading of a header whose tensors overlap.
+var errOverfull = errors.New("tensors overlap")
+
 type header struct {
 	file    string
 	d       *strictjson.Decoder
@@ -104,7 +107,7 @@ func (h *header) parse(text string) error {
 	}
 	// An entry has at least 50 bytes, so that this is less than the header.
 	h.tensors = make([]Tensor, 0, strings.Count(text, `"data_offsets"`))
-	metadata, overfull := false, errors.New("")
+	metadata := false
 	err := d.LongObject(func(key string) error {
 		if key == "__metadata__" {
 			if metadata {
@@ -121,14 +124,14 @@ func (h *header) parse(text string) error {
 		// Ranges that together are larger than the data overlap somewhere:
 		// there is no need to read on, and no end to what could be claimed.
 		if h.claimed += uint64(t.Size); h.claimed > h.data {
-			return overfull
+			return errOverfull
 		}
 		return nil
 	})
 	if err == nil {
 		err = d.End()
 	}
-	if err != nil && err != overfull {
+	if err != nil && !errors.Is(err, errOverfull) {
 		return err
 	}
 	return h.check()

@@ -281,11 +281,11 @@ func rebuildTensor(fn global, args tuple) (any, error) {
 	}
 	t := &Tensor{TensorInfo: formats.TensorInfo{DType: s.dtype, Shape: shape}, Strides: strides, Start: int(start), Storage: s}
 	if fn == "torch._utils._rebuild_tensor_v3" {
-		name, ok := global(""), len(args) >= 7
-		if ok {
-			name, ok = args[6].(global)
+		var name global
+		if len(args) >= 7 {
+			name, _ = args[6].(global)
 		}
-		if t.DType, ok = dtypes[name]; !ok {
+		if t.DType = dtypes[name]; t.DType == formats.Invalid {
 			return nil, bad("malformed tensor: dtype %s", clean(string(name)))
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
-	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,7 +81,7 @@ func TestFiles(t *testing.T) {
 			}
 			for i, w := range want {
 				x := &f.Tensors[i]
-				if x.Name != w.Name || dtypes[global(w.DType)] != x.DType || !(len(x.Shape) == 0 && len(w.Shape) == 0 || reflect.DeepEqual(x.Shape, w.Shape)) {
+				if x.Name != w.Name || dtypes[global(w.DType)] != x.DType || !slices.Equal(x.Shape, w.Shape) {
 					t.Errorf("tensor %d is %s %v %v, want %s %v %v", i, x.Name, x.DType, x.Shape, w.Name, w.DType, w.Shape)
 				}
 				if got := hex.EncodeToString(elements(t, x)); got != w.Data {
@@ -145,8 +145,12 @@ func buildZip(entries ...entry) []byte {
 		if e.method == 8 {
 			var b bytes.Buffer
 			w, _ := flate.NewWriter(&b, 1)
-			w.Write([]byte(e.data))
-			w.Close()
+			if _, err := w.Write([]byte(e.data)); err != nil {
+				panic(err)
+			}
+			if err := w.Close(); err != nil {
+				panic(err)
+			}
 			packed = b.Bytes()
 		}
 		crc, size := crc32.ChecksumIEEE([]byte(e.data))+e.crc, uint32(len(e.data)+e.size)
@@ -537,5 +541,7 @@ func readAll(t *testing.T, f *File, err error) {
 			}
 		}
 	}
-	f.Verify()
+	if err := f.Verify(); err != nil && !strings.Contains(err.Error(), "inflate") && !strings.Contains(err.Error(), "CRC mismatch") {
+		t.Fatal(err)
+	}
 }

@@ -226,7 +226,7 @@ func (a *archive) findDirectory() (start, size int64, count uint64, err error) {
 		}
 	}
 	if end < 0 {
-		return 0, 0, 0, a.errorf(-1, "zip truncated: no end of central directory").(*formats.FormatError).WithHint("download it again")
+		return 0, 0, 0, formats.Malformedf(a.file, -1, "zip truncated: no end of central directory").WithHint("download it again")
 	}
 	f := tail[end-(a.size-tailLen)+4:]
 	disk, dirDisk, here := f.u16(), f.u16(), f.u16()
@@ -376,7 +376,7 @@ func (a *archive) checkNames() error {
 	for i, r := range a.records {
 		dir, _, ok := strings.Cut(r.name, "/")
 		root := dir + "/"
-		if !ok || strings.ContainsAny(r.name, "\\\x00:") || dir == "" || dir == "." || slices.Contains(strings.Split(r.name, "/"), "..") {
+		if !ok || strings.ContainsAny(r.name, "\\\x00") || dir == "" || dir == "." || slices.Contains(strings.Split(r.name, "/"), "..") {
 			return a.errorf(-1, "record name %s refused", formats.Quote(r.name))
 		}
 		if i == 0 {
