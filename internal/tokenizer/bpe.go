@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/smeltgguf/smelt/formats"
 )
 
@@ -86,11 +88,15 @@ func newBPE(t *Tokenizer, pre *preTokenizer) (*bpeEncoder, error) {
 	return e, nil
 }
 
-func (e *bpeEncoder) encode(dst []int32, text string, s *scratch) []int32 {
+func (e *bpeEncoder) encode(dst []int32, text string, _ bool, s *scratch) []int32 {
 	if e.pre.chars {
-		text = strings.ReplaceAll(text, " ", "\u2581")
+		text = strings.ReplaceAll(text, " ", escapedSpace)
 	}
-	split(sanitize(text), e.pre.stages, func(word string) {
+	text = sanitize(text)
+	if e.t.v.NFC {
+		text = norm.NFC.String(text)
+	}
+	split(text, e.pre.stages, func(word string) {
 		dst = e.word(dst, word, s)
 	})
 	return dst

@@ -31,7 +31,7 @@ func newSpecials(t *Tokenizer, with, without attr) *specials {
 	s := &specials{}
 	var ids []int32
 	for id, a := range t.attrs {
-		if a&with != 0 && a&without == 0 && t.v.Tokens[id] != "" {
+		if a&with != 0 && a&without == 0 {
 			ids = append(ids, int32(id))
 			s.first[t.v.Tokens[id][0]] = true
 		}

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// escapedSpace stands for a space in SentencePiece's tokens.
+const escapedSpace = "\u2581"
+
 // spmEncoder is SentencePiece-BPE: any two neighbours that make a token are
 // merged, the token of the highest score first.
 type spmEncoder struct {
@@ -26,7 +29,9 @@ func newSPM(t *Tokenizer) *spmEncoder {
 
 	// The characters of all tokens are symbols.
 	pairs := 0
+	lens := [MaxTokenLen + 1]bool{1: true, 2: true, 3: true, 4: true} // of symbols
 	for _, text := range t.v.Tokens {
+		lens[len(text)] = true
 		for i := 0; i < len(text); {
 			n := min(charLen(text[i]), len(text)-i)
 			char := text[i : i+n]
@@ -67,6 +72,9 @@ func newSPM(t *Tokenizer) *spmEncoder {
 		for i := 0; ; {
 			if i += charLen(text[min(i, len(text)-1)]); i >= len(text) {
 				break
+			}
+			if !lens[i] || !lens[len(text)-i] {
+				continue
 			}
 			if left, ok := symbol(text[:i]); ok {
 				if right, ok := symbol(text[i:]); ok {
@@ -111,8 +119,11 @@ func joinHash(a, b string) uint64 {
 	return (h * hashFactor) >> (64 - 20)
 }
 
-func (e *spmEncoder) encode(dst []int32, text string, s *scratch) []int32 {
-	text = strings.ReplaceAll(text, " ", "\u2581")
+func (e *spmEncoder) encode(dst []int32, text string, prefix bool, s *scratch) []int32 {
+	text = strings.ReplaceAll(text, " ", escapedSpace)
+	if prefix {
+		text = escapedSpace + text
+	}
 	ids, chars := s.ids[:0], s.chars[:0]
 	prev := ""
 	for i := 0; i < len(text); {

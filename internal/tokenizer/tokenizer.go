@@ -52,10 +52,24 @@ type Vocab struct {
 
 	AddBOS, AddEOS, AddSEP bool // what Encode adds
 
-	AddSpacePrefix         bool   // SentencePiece: a space goes before the text
+	AddSpacePrefix bool // SentencePiece: a space goes before the text
+	// How tokenizers' Metaspace differs from SentencePiece in this: a space that
+	// the text begins with is the prefix, and only the start of the text has one,
+	// not what follows a special token.
+	PrefixUnlessSpace, PrefixOnce bool
+
 	RemoveExtraWhitespaces bool   // unigram: runs of spaces become one
 	SuffixWhitespace       bool   // unigram: a space belongs to the word before it
 	Charsmap               []byte // unigram: SentencePiece's precompiled_charsmap
+
+	// NFC: text is composed to Unicode's Normalization Form C first. Some models
+	// were trained so; GGUF has no key for it, and llama.cpp does not do it.
+	NFC bool
+
+	// ExactTypes: Types can be relied on. Otherwise tokens that look like the
+	// ends of turns and the like are control tokens, as llama.cpp has it, because
+	// GGUF files often have them as normal ones.
+	ExactTypes bool
 
 	// StripAfterSpecial: whitespace after special tokens is dropped, as Phi-3
 	// has it.
@@ -137,7 +151,8 @@ type Tokenizer struct {
 
 // An encoder encodes text without special tokens in it.
 type encoder interface {
-	encode(dst []int32, text string, s *scratch) []int32
+	// prefix: a space goes before the text.
+	encode(dst []int32, text string, prefix bool, s *scratch) []int32
 }
 
 // scratch is the working memory of one call of Encode.
@@ -180,12 +195,17 @@ func New(v Vocab) (*Tokenizer, error) {
 	}
 	t := &Tokenizer{v: v, attrs: make([]attr, n), ids: make(map[string]int32, n)}
 	t.scratch.New = func() any { return new(scratch) }
-	for i, text := range v.Tokens {
-		switch {
-		case len(text) > MaxTokenLen:
+	if slices.Contains(v.Tokens, "") {
+		t.v.Tokens = slices.Clone(v.Tokens)
+		for i, text := range t.v.Tokens {
+			if text == "" { // llama.cpp's name for it
+				t.v.Tokens[i] = fmt.Sprintf("[EMPTY_%d]", i)
+			}
+		}
+	}
+	for i, text := range t.v.Tokens {
+		if len(text) > MaxTokenLen {
 			return nil, fmt.Errorf("token %d: text of %d bytes exceeds %d", i, len(text), MaxTokenLen)
-		case text == "": // llama.cpp's name for it
-			text = fmt.Sprintf("[EMPTY_%d]", i)
 		}
 		if j, ok := t.ids[text]; ok {
 			return nil, fmt.Errorf("tokens %d and %d are both %s", j, i, formats.Quote(text))
@@ -256,7 +276,7 @@ func New(v Vocab) (*Tokenizer, error) {
 // loadBytes finds the byte tokens of a SentencePiece vocabulary.
 func (t *Tokenizer) loadBytes() error {
 	for i, a := range t.attrs {
-		if a&attrByte != 0 && !isByteToken(t.v.Tokens[i]) {
+		if a&attrByte != 0 && !IsByteToken(t.v.Tokens[i]) {
 			return fmt.Errorf("token %d: bad byte token %s, want <0x00> to <0xFF>", i, formats.Quote(t.v.Tokens[i]))
 		}
 	}
@@ -273,8 +293,8 @@ func (t *Tokenizer) loadBytes() error {
 	return nil
 }
 
-// isByteToken reports whether s is "<0xNN>" with two hexadecimal digits.
-func isByteToken(s string) bool {
+// IsByteToken reports whether s is "<0xNN>" with two hexadecimal digits.
+func IsByteToken(s string) bool {
 	if len(s) != 6 || s[:3] != "<0x" || s[5] != '>' {
 		return false
 	}
@@ -329,10 +349,12 @@ func (t *Tokenizer) AppendEncode(dst []int32, text string, opt Options) []int32 
 			continue
 		}
 		part := text[frag.start:frag.end]
-		if t.v.Model == "llama" && t.v.AddSpacePrefix && afterSpecial {
-			part = " " + part
+		prefix := t.v.AddSpacePrefix && afterSpecial
+		if t.v.PrefixUnlessSpace && (strings.HasPrefix(part, " ") || strings.HasPrefix(part, escapedSpace)) ||
+			t.v.PrefixOnce && frag.start > 0 {
+			prefix = false
 		}
-		dst = t.enc.encode(dst, part, s)
+		dst = t.enc.encode(dst, part, prefix, s)
 		afterSpecial = false
 	}
 	if opt.AddSpecial && t.v.AddEOS {
@@ -389,7 +411,7 @@ func (t *Tokenizer) loadPieces() {
 		case a&(attrUnknown|attrControl|attrUser) != 0:
 			t.plain = append(t.plain, text...)
 		case a&attrNormal != 0 && (bpe == nil || bpe.pre.chars):
-			t.plain = append(t.plain, strings.ReplaceAll(text, "\u2581", " ")...)
+			t.plain = append(t.plain, strings.ReplaceAll(text, escapedSpace, " ")...)
 		case a&attrNormal != 0:
 			start := len(t.plain)
 			plain, ok := unbyte(t.plain, text)
@@ -397,7 +419,7 @@ func (t *Tokenizer) loadPieces() {
 				plain = append(plain[:start], text...)
 			}
 			t.plain = plain
-		case a&attrByte != 0 && isByteToken(text):
+		case a&attrByte != 0 && IsByteToken(text):
 			t.plain = append(t.plain, byteOf(text))
 		}
 		t.ends[i] = len(t.plain)
@@ -442,12 +464,14 @@ func (t *Tokenizer) AddBOS() bool { return t.v.AddBOS }
 // texts are those that llama.cpp looks for.
 func (t *Tokenizer) findByText() {
 	t.eog = make(map[int32]bool)
-	control := func(text string) (int32, bool) {
+	find := func(text string) (int32, bool) {
 		id, ok := t.ids[text]
-		if ok {
+		return id, ok && (!t.v.ExactTypes || t.attrs[id]&(attrControl|attrUser) != 0)
+	}
+	control := func(id int32) {
+		if !t.v.ExactTypes {
 			t.attrs[id] |= attrControl
 		}
-		return id, ok
 	}
 	first := func(dst *int32, texts ...string) {
 		if *dst != None {
@@ -455,13 +479,13 @@ func (t *Tokenizer) findByText() {
 		}
 		best := None
 		for _, text := range texts {
-			if id, ok := t.ids[text]; ok && (best == None || id < best) {
+			if id, ok := find(text); ok && (best == None || id < best) {
 				best = id
 			}
 		}
 		if best != None {
 			*dst = best
-			t.attrs[best] |= attrControl
+			control(best)
 		}
 	}
 	v := &t.v
@@ -483,9 +507,13 @@ func (t *Tokenizer) findByText() {
 	for _, text := range []string{"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
 		"<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
 		"<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["} {
-		if id, ok := control(text); ok {
+		if id, ok := find(text); ok {
 			t.eog[id] = true
+			control(id)
 		}
+	}
+	if v.ExactTypes {
+		return
 	}
 	// OpenAI's harmony format shows these, and <|end|> ends a message only.
 	for _, text := range []string{"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"} {

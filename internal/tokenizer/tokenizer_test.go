@@ -248,8 +248,9 @@ func TestMetadata(t *testing.T) {
 	}
 	m := smallMetadata()
 	m["tokenizer.ggml.scores"] = []int32{0, 0, 0, -1}
-	if _, err := tokenizer.FromMetadata(m); err != nil {
-		t.Errorf("integer scores: %v", err)
+	m["tokenizer.ggml.tokens"].([]string)[3] = ""
+	if tok, err = tokenizer.FromMetadata(m); err != nil || tok.Text(3) != "[EMPTY_3]" {
+		t.Errorf("integer scores and an empty token: %v", err)
 	}
 }
 

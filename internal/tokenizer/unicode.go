@@ -227,3 +227,14 @@ func unbyte(dst []byte, text string) (_ []byte, ok bool) {
 	}
 	return dst, true
 }
+
+// ByteText returns bytes in byte-level BPE's alphabet, in which each is one
+// printable character.
+func ByteText(b string) string {
+	var s strings.Builder
+	s.Grow(len(b) + len(b)/4)
+	for i := range len(b) {
+		s.WriteRune(byteRunes[b[i]])
+	}
+	return s.String()
+}

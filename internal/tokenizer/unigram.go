@@ -32,9 +32,6 @@ func newUnigram(t *Tokenizer) (*unigramEncoder, error) {
 	var ids, user []int32
 	worst := math.Inf(1)
 	for id, a := range t.attrs {
-		if t.v.Tokens[id] == "" {
-			continue
-		}
 		if a&attrNormal != 0 {
 			worst = min(worst, float64(t.v.Scores[id]))
 		}
@@ -64,8 +61,8 @@ type step struct {
 	from  int32
 }
 
-func (e *unigramEncoder) encode(dst []int32, text string, s *scratch) []int32 {
-	s.buf = e.normalize(s.buf[:0], text)
+func (e *unigramEncoder) encode(dst []int32, text string, prefix bool, s *scratch) []int32 {
+	s.buf = e.normalize(s.buf[:0], text, prefix)
 	norm := s.buf
 	if len(norm) == 0 {
 		return dst
@@ -116,13 +113,11 @@ func (e *unigramEncoder) encode(dst []int32, text string, s *scratch) []int32 {
 	return dst
 }
 
-const escapedSpace = "\u2581"
-
 // normalize appends text as the model was trained on it: characters replaced,
 // spaces escaped, runs of them made one where the vocabulary wants that.
-func (e *unigramEncoder) normalize(dst []byte, text string) []byte {
+func (e *unigramEncoder) normalize(dst []byte, text string, prefix bool) []byte {
 	v := &e.t.v
-	prepend := v.AddSpacePrefix && !v.SuffixWhitespace
+	prepend := prefix && !v.SuffixWhitespace
 	inWord := false
 	for i := 0; i < len(text); {
 		part, n := e.normalizePrefix(text[i:])
@@ -145,7 +140,7 @@ func (e *unigramEncoder) normalize(dst []byte, text string) []byte {
 			dst = append(dst, c)
 		}
 	}
-	if v.AddSpacePrefix && v.SuffixWhitespace {
+	if prefix && v.SuffixWhitespace {
 		dst = append(dst, escapedSpace...)
 	}
 	return dst

@@ -204,7 +204,9 @@ type component struct {
 		String *string
 	} `json:"pattern"`
 	Content string `json:"content"` // Replace
-	Prepend string `json:"prepend"` // Prepend
+	// Precompiled; base64 in the file
+	PrecompiledCharsmap []byte `json:"precompiled_charsmap"`
+	Prepend             string `json:"prepend"` // Prepend
 
 	Replacement   string `json:"replacement"`    // Metaspace
 	PrependScheme string `json:"prepend_scheme"` // Metaspace
