@@ -308,7 +308,7 @@ func TestBadMetadata(t *testing.T) {
 // Long runs take time in proportion to their length; a test that is quadratic
 // would not end.
 func TestLongRuns(t *testing.T) {
-	n := 1 << 19
+	n := 1 << 18
 	if testing.Short() {
 		n = 1 << 16
 	}
