@@ -64,7 +64,7 @@ func loadGPTOSS(b *builder) {
 	// The rows of gate and up alternate.
 	every2nd := func(x shaped, first int) shaped {
 		n := x.shape[0] * x.shape[1] / 2
-		flat := x
+		var flat shaped
 		if len(x.shape) == 2 {
 			flat = x.view(2*n, 1)
 		} else {

@@ -33,7 +33,7 @@ func loadStableLM(b *builder) {
 	}
 	partial = c.floatOr(partial, "partial_rotary_factor", "rope_pct")
 	parallel := c.boolean(false, "use_parallel_residual")
-	if c.has("use_parallel_residual") == false {
+	if !c.has("use_parallel_residual") {
 		parallel = true // the models of the first library did not say it
 	}
 	c.ignore("use_qkv_bias", "qk_layernorm", "rotary_scaling_factor")

@@ -1,6 +1,6 @@
 //go:build peer
 
-// Package peer holds the comparisons with llama.cpp. They need its library
+// The comparisons with llama.cpp. They need its library
 // behind the command line of peer/llamacpp.py, in the folder that SMELT_SHARED
 // names (../shared beside the repository by default), and skip where that, or
 // python3, is missing. `make peer` builds the binaries that they run.
@@ -117,6 +117,9 @@ func TestQuantize(t *testing.T) {
 		f16 := convert(t, model, "f16")
 		for _, typ := range types {
 			t.Run(model+"/"+typ, func(t *testing.T) {
+				if model == "micro" && typ == "q1_0" {
+					t.Skip("skipped: llama.cpp refuses rows of 64 for Q1_0; quantize keeps F16 and says so")
+				}
 				dir := t.TempDir()
 				ours, theirs := filepath.Join(dir, "ours.gguf"), filepath.Join(dir, "theirs.gguf")
 				llamacpp(t, nil, "quantize", f16, theirs, strings.ToUpper(typ))

@@ -205,7 +205,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	for {
 		part, err := r.ReadSlice('\n')
 		line = append(line, part...)
-		if err != bufio.ErrBufferFull || len(line) > 1<<20 {
+		if !errors.Is(err, bufio.ErrBufferFull) || len(line) > 1<<20 {
 			return line, err
 		}
 	}

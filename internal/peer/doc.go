@@ -1,0 +1,2 @@
+// Package peer compares smelt with llama.cpp; its tests need the build tag peer.
+package peer
