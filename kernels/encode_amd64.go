@@ -47,7 +47,13 @@ func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
 		return true
 	}
 	blocks := len(row) / t.BlockLen()
-	if importance == nil || t == quant.Q8_0 {
+	if importance != nil && t != quant.Q8_0 {
+		switch t {
+		case quant.Q4_0, quant.Q4_1, quant.Q5_0, quant.Q5_1:
+			encodeWeighted(t, dst, row, importance)
+			return true
+		}
+	} else {
 		switch t {
 		case quant.Q4_0:
 			encodeQ4_0AVX2(&dst[0], &row[0], blocks)

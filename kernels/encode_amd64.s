@@ -4228,22 +4228,23 @@ done36:
 	VZEROUPPER
 	RET
 
-// func levelsAffineAVX2(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// func levelsDivideAVX2(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 // Requires: AVX, AVX2
-TEXT ·levelsAffineAVX2(SB), NOSPLIT, $0-48
+TEXT ·levelsDivideAVX2(SB), NOSPLIT, $0-48
 	MOVQ         levels+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         scale+24(FP), DX
-	MOVQ         groups+40(FP), BX
+	MOVQ         base+32(FP), BX
+	MOVQ         groups+40(FP), SI
 	VMOVUPS      roundMagic<>+0(SB), Y0
-	MOVQ         minimum+32(FP), SI
-	VPXOR        Y1, Y1, Y1
-	VBROADCASTSS top+16(FP), Y2
+	VBROADCASTSS bottom+16(FP), Y1
+	VBROADCASTSS top+20(FP), Y2
+	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
 levels38:
 	VBROADCASTSS (DX), Y3
-	VBROADCASTSS (SI), Y4
+	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
 	VADDPS       Y4, Y5, Y5
 	VDIVPS       Y3, Y5, Y5
@@ -4252,6 +4253,7 @@ levels38:
 	VPSUBD       mantissaBias<>+0(SB), Y5, Y5
 	VPMAXSD      Y1, Y5, Y5
 	VPMINSD      Y2, Y5, Y5
+	VPSUBD       Y1, Y5, Y5
 	VMOVUPS      32(CX), Y6
 	VADDPS       Y4, Y6, Y6
 	VDIVPS       Y3, Y6, Y6
@@ -4260,6 +4262,7 @@ levels38:
 	VPSUBD       mantissaBias<>+0(SB), Y6, Y6
 	VPMAXSD      Y1, Y6, Y6
 	VPMINSD      Y2, Y6, Y6
+	VPSUBD       Y1, Y6, Y6
 	VPACKUSDW    Y6, Y5, Y5
 	VPERMQ       $0xd8, Y5, Y5
 	VEXTRACTI128 $0x01, Y5, X3
@@ -4268,54 +4271,57 @@ levels38:
 	ADDQ         $0x40, CX
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
-	ADDQ         $0x04, SI
-	DECQ         BX
+	ADDQ         $0x04, BX
+	DECQ         SI
 	JNZ          levels38
 	VZEROUPPER
 	RET
 
-// func levelsSignedAVX2(levels *byte, x *float32, half float32, scale *float32, groups int)
+// func levelsMultiplyAVX2(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 // Requires: AVX, AVX2
-TEXT ·levelsSignedAVX2(SB), NOSPLIT, $0-40
+TEXT ·levelsMultiplyAVX2(SB), NOSPLIT, $0-48
 	MOVQ         levels+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         scale+24(FP), DX
-	MOVQ         groups+32(FP), BX
+	MOVQ         base+32(FP), BX
+	MOVQ         groups+40(FP), SI
 	VMOVUPS      roundMagic<>+0(SB), Y0
-	VBROADCASTSS half+16(FP), Y1
-	VXORPS       signMaskK<>+0(SB), Y1, Y2
-	VSUBPS       oneK<>+0(SB), Y1, Y3
+	VBROADCASTSS bottom+16(FP), Y1
+	VBROADCASTSS top+20(FP), Y2
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
-	VCVTTPS2DQ   Y3, Y3
 
 levels39:
-	VBROADCASTSS (DX), Y4
+	VBROADCASTSS (DX), Y3
+	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
-	VDIVPS       Y4, Y5, Y5
+	VSUBPS       Y4, Y5, Y5
+	VMULPS       Y3, Y5, Y5
 	VADDPS       Y0, Y5, Y5
 	VPAND        mantissa<>+0(SB), Y5, Y5
 	VPSUBD       mantissaBias<>+0(SB), Y5, Y5
-	VPMAXSD      Y2, Y5, Y5
-	VPMINSD      Y3, Y5, Y5
-	VPADDD       Y1, Y5, Y5
+	VPMAXSD      Y1, Y5, Y5
+	VPMINSD      Y2, Y5, Y5
+	VPSUBD       Y1, Y5, Y5
 	VMOVUPS      32(CX), Y6
-	VDIVPS       Y4, Y6, Y6
+	VSUBPS       Y4, Y6, Y6
+	VMULPS       Y3, Y6, Y6
 	VADDPS       Y0, Y6, Y6
 	VPAND        mantissa<>+0(SB), Y6, Y6
 	VPSUBD       mantissaBias<>+0(SB), Y6, Y6
-	VPMAXSD      Y2, Y6, Y6
-	VPMINSD      Y3, Y6, Y6
-	VPADDD       Y1, Y6, Y6
+	VPMAXSD      Y1, Y6, Y6
+	VPMINSD      Y2, Y6, Y6
+	VPSUBD       Y1, Y6, Y6
 	VPACKUSDW    Y6, Y5, Y5
 	VPERMQ       $0xd8, Y5, Y5
-	VEXTRACTI128 $0x01, Y5, X4
-	VPACKUSWB    X4, X5, X4
-	VMOVDQU      X4, (AX)
+	VEXTRACTI128 $0x01, Y5, X3
+	VPACKUSWB    X3, X5, X3
+	VMOVDQU      X3, (AX)
 	ADDQ         $0x40, CX
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
-	DECQ         BX
+	ADDQ         $0x04, BX
+	DECQ         SI
 	JNZ          levels39
 	VZEROUPPER
 	RET
@@ -7397,22 +7403,23 @@ done75:
 	VZEROUPPER
 	RET
 
-// func levelsAffineAVX512(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// func levelsDivideAVX512(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 // Requires: AVX, AVX512F
-TEXT ·levelsAffineAVX512(SB), NOSPLIT, $0-48
+TEXT ·levelsDivideAVX512(SB), NOSPLIT, $0-48
 	MOVQ         levels+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         scale+24(FP), DX
-	MOVQ         groups+40(FP), BX
+	MOVQ         base+32(FP), BX
+	MOVQ         groups+40(FP), SI
 	VMOVUPS      roundMagic<>+0(SB), Z0
-	MOVQ         minimum+32(FP), SI
-	VPXORD       Z1, Z1, Z1
-	VBROADCASTSS top+16(FP), Z2
+	VBROADCASTSS bottom+16(FP), Z1
+	VBROADCASTSS top+20(FP), Z2
+	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
 levels77:
 	VBROADCASTSS (DX), Z3
-	VBROADCASTSS (SI), Z4
+	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
 	VADDPS       Z4, Z5, Z5
 	VDIVPS       Z3, Z5, Z5
@@ -7421,46 +7428,49 @@ levels77:
 	VPSUBD       mantissaBias<>+0(SB), Z5, Z5
 	VPMAXSD      Z1, Z5, Z5
 	VPMINSD      Z2, Z5, Z5
+	VPSUBD       Z1, Z5, Z5
 	VPMOVDB      Z5, (AX)
 	ADDQ         $0x40, CX
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
-	ADDQ         $0x04, SI
-	DECQ         BX
+	ADDQ         $0x04, BX
+	DECQ         SI
 	JNZ          levels77
 	VZEROUPPER
 	RET
 
-// func levelsSignedAVX512(levels *byte, x *float32, half float32, scale *float32, groups int)
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·levelsSignedAVX512(SB), NOSPLIT, $0-40
+// func levelsMultiplyAVX512(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
+// Requires: AVX, AVX512F
+TEXT ·levelsMultiplyAVX512(SB), NOSPLIT, $0-48
 	MOVQ         levels+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         scale+24(FP), DX
-	MOVQ         groups+32(FP), BX
+	MOVQ         base+32(FP), BX
+	MOVQ         groups+40(FP), SI
 	VMOVUPS      roundMagic<>+0(SB), Z0
-	VBROADCASTSS half+16(FP), Z1
-	VXORPS       signMaskK<>+0(SB), Z1, Z2
-	VSUBPS       oneK<>+0(SB), Z1, Z3
+	VBROADCASTSS bottom+16(FP), Z1
+	VBROADCASTSS top+20(FP), Z2
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
-	VCVTTPS2DQ   Z3, Z3
 
 levels78:
-	VBROADCASTSS (DX), Z4
+	VBROADCASTSS (DX), Z3
+	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
-	VDIVPS       Z4, Z5, Z5
+	VSUBPS       Z4, Z5, Z5
+	VMULPS       Z3, Z5, Z5
 	VADDPS       Z0, Z5, Z5
 	VPANDD       mantissa<>+0(SB), Z5, Z5
 	VPSUBD       mantissaBias<>+0(SB), Z5, Z5
-	VPMAXSD      Z2, Z5, Z5
-	VPMINSD      Z3, Z5, Z5
-	VPADDD       Z1, Z5, Z5
+	VPMAXSD      Z1, Z5, Z5
+	VPMINSD      Z2, Z5, Z5
+	VPSUBD       Z1, Z5, Z5
 	VPMOVDB      Z5, (AX)
 	ADDQ         $0x40, CX
 	ADDQ         $0x10, AX
 	ADDQ         $0x04, DX
-	DECQ         BX
+	ADDQ         $0x04, BX
+	DECQ         SI
 	JNZ          levels78
 	VZEROUPPER
 	RET

@@ -76,11 +76,11 @@ func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
 // fitGreedyAVX2: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 2 vectors, 32 bytes apart
 func fitGreedyAVX2(p *byte, half float32)
 
-// levelsAffineAVX2: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))
-func levelsAffineAVX2(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// levelsDivideAVX2: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom
+func levelsDivideAVX2(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 
-// levelsSignedAVX2: levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))
-func levelsSignedAVX2(levels *byte, x *float32, half float32, scale *float32, groups int)
+// levelsMultiplyAVX2: levels[i] = max(bottom, min(top, round((x[i]-base[i/16])*scale[i/16]))) - bottom
+func levelsMultiplyAVX2(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 
 // toLanesAVX512: dst[16*i+j] = src[stride*j+i] for i, j < 16
 func toLanesAVX512(dst *float32, src *float32, stride int)
@@ -109,8 +109,8 @@ func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
 // fitGreedyAVX512: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 4 vectors, 6912 bytes apart
 func fitGreedyAVX512(p *byte, half float32)
 
-// levelsAffineAVX512: levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))
-func levelsAffineAVX512(levels *byte, x *float32, top float32, scale *float32, minimum *float32, groups int)
+// levelsDivideAVX512: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom
+func levelsDivideAVX512(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
 
-// levelsSignedAVX512: levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))
-func levelsSignedAVX512(levels *byte, x *float32, half float32, scale *float32, groups int)
+// levelsMultiplyAVX512: levels[i] = max(bottom, min(top, round((x[i]-base[i/16])*scale[i/16]))) - bottom
+func levelsMultiplyAVX512(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)

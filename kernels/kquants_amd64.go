@@ -17,7 +17,7 @@ type groups struct {
 	x, w, l                                [32][16]float32 // elements, weights, levels
 	scale, negMin, inv, base, sumw, sigma2 [16]float32     // see quant.KFit
 	wild                                   [16]float32     // not 0: the lane is no good
-	sumx, lowest, highest, minimum, least  [16]float32     // the searches' own
+	sumx, lowest, highest, minimum, least  [16]float32     // used by the searches
 }
 
 // kScratch is the working memory of one row's encoding.
@@ -124,12 +124,6 @@ func sumSquaresK(x []float32) (a, b float32) {
 	return a, b
 }
 
-var kTrials = map[quant.Type]struct{ plain, weighted quant.AffineTrials }{
-	quant.Q2_K: {quant.KTrials(quant.Q2_K, false), quant.KTrials(quant.Q2_K, true)},
-	quant.Q4_K: {quant.KTrials(quant.Q4_K, false), quant.KTrials(quant.Q4_K, true)},
-	quant.Q5_K: {quant.KTrials(quant.Q5_K, false), quant.KTrials(quant.Q5_K, true)},
-}
-
 var trials4, trials32 = quant.SignedTrials(4), quant.SignedTrials(32)
 
 // encodeK is quant.Encode for the K-quants.
@@ -156,7 +150,7 @@ func encodeK(t quant.Type, dst []byte, row, importance []float32) {
 			f, x, out := &s.fit, row[256*b:][:256], dst[size*b:][:size]
 			if s.take(t, f, b*256/n, 256/n) {
 				f.Round(t, importance != nil)
-				f.Put(t, out, x, kLevels())
+				f.Put(t, out, x, &kLevels)
 				continue
 			}
 			var w []float32
@@ -203,12 +197,7 @@ func (s *kScratch) search(t quant.Type, n int, x, importance []float32) {
 	case quant.Q6_K:
 		g.fitSigned(n, 32, trials32)
 	default:
-		trials := kTrials[t]
-		if importance != nil {
-			g.fitAffine(n, &trials.weighted)
-		} else {
-			g.fitAffine(n, &trials.plain)
-		}
+		g.fitAffine(n, quant.KTrials(t, importance != nil))
 	}
 }
 
@@ -274,43 +263,51 @@ func (s *kScratch) encodeQ3(dst []byte, x []float32) {
 				}
 			}
 		}
-		f.Put(quant.Q3_K, dst[size*b:][:size], x[256*b:][:256], kLevels())
+		f.Put(quant.Q3_K, dst[size*b:][:size], x[256*b:][:256], &kLevels)
 	}
 }
 
-func kLevels() *quant.KLevels {
+var kLevels = quant.KLevels{
+	Affine: func(levels *[256]uint8, x []float32, top int, scale, minimum []float32) {
+		levelsDivide(levels[:], x, 0, top, scale, minimum)
+	},
+	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
+		levelsDivide(levels[:], x, -half, half-1, scale, noBase[:])
+	},
+}
+
+var noBase [16]float32
+
+// levelsDivide sets levels for scales and minima of groups of 16 or 32.
+func levelsDivide(levels []uint8, x []float32, bottom, top int, scale, minimum []float32) {
+	if len(scale) == 8 {
+		scale, minimum = spread(scale)[:], spread(minimum)[:]
+	}
+	b, t := float32(bottom), float32(top)
 	if hasAVX512 {
-		return &kLevelsAVX512
+		levelsDivideAVX512(&levels[0], &x[0], b, t, &scale[0], &minimum[0], len(x)/16)
+	} else {
+		levelsDivideAVX2(&levels[0], &x[0], b, t, &scale[0], &minimum[0], len(x)/16)
 	}
-	return &kLevelsAVX2
 }
 
-// spread gives every 16 elements a scale.
-func spread(x []float32) *[16]float32 {
-	if len(x) == 16 {
-		return (*[16]float32)(x)
+// levelsMultiply sets the levels of a block of 32.
+func levelsMultiply(levels *[32]uint8, x []float32, bottom, top int, inv, base float32) {
+	_ = x[31]
+	b, t := float32(bottom), float32(top)
+	i, m := [2]float32{inv, inv}, [2]float32{base, base}
+	if hasAVX512 {
+		levelsMultiplyAVX512(&levels[0], &x[0], b, t, &i[0], &m[0], 2)
+	} else {
+		levelsMultiplyAVX2(&levels[0], &x[0], b, t, &i[0], &m[0], 2)
 	}
+}
+
+// spread gives every 16 elements a scale, from one for every 32.
+func spread(x []float32) *[16]float32 {
 	var s [16]float32
 	for j, v := range x {
 		s[2*j], s[2*j+1] = v, v
 	}
 	return &s
-}
-
-var kLevelsAVX512 = quant.KLevels{
-	Affine: func(levels *[256]uint8, x []float32, top int, scale, minimum []float32) {
-		levelsAffineAVX512(&levels[0], &x[0], float32(top), &spread(scale)[0], &spread(minimum)[0], 16)
-	},
-	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
-		levelsSignedAVX512(&levels[0], &x[0], float32(half), &scale[0], 16)
-	},
-}
-
-var kLevelsAVX2 = quant.KLevels{
-	Affine: func(levels *[256]uint8, x []float32, top int, scale, minimum []float32) {
-		levelsAffineAVX2(&levels[0], &x[0], float32(top), &spread(scale)[0], &spread(minimum)[0], 16)
-	},
-	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
-		levelsSignedAVX2(&levels[0], &x[0], float32(half), &scale[0], 16)
-	},
 }

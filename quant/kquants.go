@@ -36,10 +36,10 @@ type kForm struct {
 }
 
 var kForms = map[Type]*kForm{
-	Q2_K: {size: 84, group: 16, top: 3, scaleTop: 15, plain: absolute(affineTrials(3, -0.5, 0.1, 15)), weighted: importanceTrials(3)},
+	Q2_K: {size: 84, group: 16, top: 3, scaleTop: 15, plain: absolute(affineTrials(3, -0.5, 0.1, 15)), weighted: ImportanceTrials(3)},
 	Q3_K: {size: 110, group: 16, half: 4},
-	Q4_K: {size: 144, group: 32, top: 15, scaleTop: 63, plain: affineTrials(15, -1, 0.1, 20), weighted: importanceTrials(15)},
-	Q5_K: {size: 176, group: 32, top: 31, scaleTop: 63, plain: affineTrials(31, -0.5, 0.1, 15), weighted: importanceTrials(31)},
+	Q4_K: {size: 144, group: 32, top: 15, scaleTop: 63, plain: affineTrials(15, -1, 0.1, 20), weighted: ImportanceTrials(15)},
+	Q5_K: {size: 176, group: 32, top: 31, scaleTop: 63, plain: affineTrials(31, -0.5, 0.1, 15), weighted: ImportanceTrials(31)},
 	Q6_K: {size: 210, group: 16, half: 32},
 }
 
@@ -49,11 +49,11 @@ func absolute(t AffineTrials) AffineTrials {
 }
 
 // KTrials returns what the search of Q2_K, Q4_K or Q5_K tries.
-func KTrials(t Type, weighted bool) AffineTrials {
+func KTrials(t Type, weighted bool) *AffineTrials {
 	if weighted {
-		return kForms[t].weighted
+		return &kForms[t].weighted
 	}
-	return kForms[t].plain
+	return &kForms[t].plain
 }
 
 // A KFit is a super-block on its way to bytes. Package kernels has faster forms
@@ -114,8 +114,8 @@ func (f *KFit) Search(t Type, x, importance []float32) {
 			f.Scale[j], f.Inv[j] = fitSigned(form.half, xg, w)
 			continue
 		}
-		fit := fitAffine(KTrials(t, importance != nil), xg, w)
-		f.Scale[j], f.NegMin[j], f.Inv[j], f.Base[j] = fit.scale, fit.negMin, fit.inv, fit.base
+		fit := FitAffine(KTrials(t, importance != nil), xg, w)
+		f.Scale[j], f.NegMin[j], f.Inv[j], f.Base[j] = fit.Scale, fit.NegMin, fit.Inv, fit.Base
 	}
 }
 

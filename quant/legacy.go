@@ -81,34 +81,50 @@ func decodeQ4_0(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ4_0(dst []byte, row, importance []float32) {
-	encodeSymmetric(row, importance, 8, func(d float32, levels *[len0]uint8) {
-		putHalf(dst, d)
-		putNibbles(dst[2:], levels)
-		dst = dst[18:]
-	})
+// encodeSymmetric is the encoder of Q4_0 and Q5_0, whose levels have an offset
+// of half. With importance the scale is searched (ggml-quants.c,
+// quantize_row_q4_0_impl).
+func encodeSymmetric(t Type, size, half int) func(dst []byte, row, importance []float32) {
+	return func(dst []byte, row, importance []float32) {
+		var (
+			levels [len0]uint8
+			weight [len0]float32
+			d      float32
+		)
+		var sigma2 float32
+		if importance != nil {
+			sigma2 = sumSquares(row) / float32(len(row))
+		}
+		for ; len(row) > 0; row, dst = row[len0:], dst[size:] {
+			x := row[:len0]
+			if importance == nil {
+				d = symmetric(&levels, x, float32(half))
+			} else {
+				scaleImportance(weight[:], importance, x, sigma2)
+				var inv float32
+				d, inv = fitSigned(half, x, weight[:])
+				signedLevels(half, levels[:], x, inv)
+				importance = importance[len0:]
+			}
+			PutLevels(t, dst[:size], &levels, d, 0)
+		}
+	}
 }
 
-// encodeSymmetric hands the scale and levels of each block to put. With
-// importance the scale is searched (ggml-quants.c, quantize_row_q4_0_impl).
-func encodeSymmetric(row, importance []float32, half int, put func(d float32, levels *[len0]uint8)) {
-	var levels [len0]uint8
-	if importance == nil {
-		for ; len(row) > 0; row = row[len0:] {
-			d := symmetric(&levels, row[:len0], float32(half))
-			put(d, &levels)
-		}
-		return
+// PutLevels is the last step of encoding a block of Q4_0, Q4_1, Q5_0 or Q5_1:
+// it stores the levels, the scale and for Q4_1 and Q5_1 the minimum.
+func PutLevels(t Type, dst []byte, levels *[len0]uint8, scale, minimum float32) {
+	putHalf(dst, scale)
+	dst = dst[2:]
+	if t == Q4_1 || t == Q5_1 {
+		putHalf(dst, minimum)
+		dst = dst[2:]
 	}
-	var weight [len0]float32
-	sigma2 := sumSquares(row) / float32(len(row))
-	for ; len(row) > 0; row, importance = row[len0:], importance[len0:] {
-		x := row[:len0]
-		scaleImportance(weight[:], importance, x, sigma2)
-		d, inv := fitSigned(half, x, weight[:])
-		signedLevels(half, levels[:], x, inv)
-		put(d, &levels)
+	if t == Q5_0 || t == Q5_1 {
+		putFifthBits(dst, levels)
+		dst = dst[4:]
 	}
+	putNibbles(dst, levels)
 }
 
 // Q4_1, 20 bytes for 32 elements:
@@ -128,35 +144,33 @@ func decodeQ4_1(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ4_1(dst []byte, row, importance []float32) {
-	encodeAffine(row, importance, 15, func(d, m float32, levels *[len0]uint8) {
-		putHalf(dst, d)
-		putHalf(dst[2:], m)
-		putNibbles(dst[4:], levels)
-		dst = dst[20:]
-	})
-}
-
-// encodeAffine hands the scale, minimum and levels of each block to put. With
-// importance both are searched (ggml-quants.c, quantize_row_q4_1_impl).
-func encodeAffine(row, importance []float32, top int, put func(d, m float32, levels *[len0]uint8)) {
-	var levels [len0]uint8
-	if importance == nil {
-		for ; len(row) > 0; row = row[len0:] {
-			d, m := affine(&levels, row[:len0], float32(top))
-			put(d, m, &levels)
+// encodeAffine is the encoder of Q4_1 and Q5_1. With importance scale and
+// minimum are searched (ggml-quants.c, quantize_row_q4_1_impl).
+func encodeAffine(t Type, size, top int) func(dst []byte, row, importance []float32) {
+	trials := ImportanceTrials(top)
+	return func(dst []byte, row, importance []float32) {
+		var (
+			levels [len0]uint8
+			weight [len0]float32
+			d, m   float32
+		)
+		var sigma2 float32
+		if importance != nil {
+			sigma2 = sumSquares(row) / float32(len(row))
 		}
-		return
-	}
-	var weight [len0]float32
-	trials := importanceTrials(top)
-	sigma2 := sumSquares(row) / float32(len(row))
-	for ; len(row) > 0; row, importance = row[len0:], importance[len0:] {
-		x := row[:len0]
-		scaleImportance(weight[:], importance, x, sigma2)
-		fit := fitAffine(trials, x, weight[:])
-		affineLevels(top, levels[:], x, fit.inv, fit.base)
-		put(fit.scale, -fit.negMin, &levels)
+		for ; len(row) > 0; row, dst = row[len0:], dst[size:] {
+			x := row[:len0]
+			if importance == nil {
+				d, m = affine(&levels, x, float32(top))
+			} else {
+				scaleImportance(weight[:], importance, x, sigma2)
+				fit := FitAffine(&trials, x, weight[:])
+				affineLevels(top, levels[:], x, fit.Inv, fit.Base)
+				d, m = fit.Scale, -fit.NegMin
+				importance = importance[len0:]
+			}
+			PutLevels(t, dst[:size], &levels, d, m)
+		}
 	}
 }
 
@@ -178,15 +192,6 @@ func decodeQ5_0(dst []float32, src []byte) {
 	}
 }
 
-func encodeQ5_0(dst []byte, row, importance []float32) {
-	encodeSymmetric(row, importance, 16, func(d float32, levels *[len0]uint8) {
-		putHalf(dst, d)
-		putFifthBits(dst[2:], levels)
-		putNibbles(dst[6:], levels)
-		dst = dst[22:]
-	})
-}
-
 // Q5_1, 24 bytes for 32 elements:
 //
 //	0  scale d, half precision
@@ -204,16 +209,6 @@ func decodeQ5_1(dst []float32, src []byte) {
 			dst[i+len0/2] = float32(d*float32(q>>4|hi1<<4)) + m
 		}
 	}
-}
-
-func encodeQ5_1(dst []byte, row, importance []float32) {
-	encodeAffine(row, importance, 31, func(d, m float32, levels *[len0]uint8) {
-		putHalf(dst, d)
-		putHalf(dst[2:], m)
-		putFifthBits(dst[4:], levels)
-		putNibbles(dst[8:], levels)
-		dst = dst[24:]
-	})
 }
 
 // Q8_0, 34 bytes for 32 elements:

@@ -126,7 +126,7 @@ func fitSignedGreedy(half int, levels []uint8, x []float32) float32 {
 	return 0
 }
 
-// AffineTrials says what fitAffine tries.
+// AffineTrials says what FitAffine tries.
 type AffineTrials struct {
 	Top        float32   // the highest level
 	Numerators []float32 // divided by the range, the inverse scales
@@ -142,19 +142,19 @@ func affineTrials(top int, first, step float32, steps int) AffineTrials {
 	return t
 }
 
-// importanceTrials is what all types try that have an importance matrix.
-func importanceTrials(top int) AffineTrials { return affineTrials(top, -0.9, 0.05, 36) }
+// ImportanceTrials is what all types try that have an importance matrix.
+func ImportanceTrials(top int) AffineTrials { return affineTrials(top, -0.9, 0.05, 36) }
 
-// affineFit is what fitAffine finds: levels are x-base times inv, rounded, and
-// scale times the level less negMin is near x.
-type affineFit struct{ scale, negMin, inv, base float32 }
+// An AffineFit is what FitAffine finds: levels are x-Base times Inv, rounded,
+// and Scale times the level less NegMin is near x.
+type AffineFit struct{ Scale, NegMin, Inv, Base float32 }
 
-// fitAffine finds a scale, a minimum not above 0 and levels in [0, t.Top] that
+// FitAffine finds a scale, a minimum not above 0 and levels in [0, t.Top] that
 // represent x with little weighted error: for several inverse scales it
 // rounds, then solves for the best scale and minimum of those levels
 // (make_qkx2_quants, make_qkx3_quants). An improved minimum is the base of the
-// trials that follow.
-func fitAffine(t AffineTrials, x, weight []float32) affineFit {
+// trials that follow. x has at most 32 elements.
+func FitAffine(t *AffineTrials, x, weight []float32) AffineFit {
 	minimum, highest := x[0], x[0]
 	sumw := weight[0]
 	sumx := sumw * x[0]
@@ -172,7 +172,7 @@ func fitAffine(t AffineTrials, x, weight []float32) affineFit {
 		minimum = 0
 	}
 	if highest <= minimum {
-		return affineFit{negMin: -minimum, base: minimum}
+		return AffineFit{NegMin: -minimum, Base: minimum}
 	}
 	top := int(t.Top)
 	var space [32]float32
@@ -196,9 +196,9 @@ func fitAffine(t AffineTrials, x, weight []float32) affineFit {
 	}
 
 	inv := t.Top / (highest - minimum)
-	fit := affineFit{scale: 1 / inv, inv: inv, base: minimum}
+	fit := AffineFit{Scale: 1 / inv, Inv: inv, Base: minimum}
 	round(inv)
-	least := misfit(fit.scale, minimum)
+	least := misfit(fit.Scale, minimum)
 	for _, num := range t.Numerators {
 		inv := num / (highest - minimum)
 		round(inv)
@@ -221,17 +221,17 @@ func fitAffine(t AffineTrials, x, weight []float32) affineFit {
 		}
 		if sum := misfit(trialScale, trialMin); sum < least {
 			least = sum
-			fit.scale, fit.inv, fit.base = trialScale, inv, minimum
+			fit.Scale, fit.Inv, fit.Base = trialScale, inv, minimum
 			minimum = trialMin
 		}
 	}
-	fit.negMin = -minimum
+	fit.NegMin = -minimum
 	return fit
 }
 
 func affineLevel(top int, inv, v float32) int { return max(0, min(top, nearestInt(inv*v))) }
 
-// affineLevels stores the levels that fitAffine found.
+// affineLevels stores the levels that FitAffine found.
 func affineLevels(top int, levels []uint8, x []float32, inv, base float32) {
 	for i, v := range x {
 		levels[i] = uint8(affineLevel(top, inv, v-base))

@@ -175,8 +175,8 @@ func (t target) kquants() {
 	t.fitAffine("fitAffineAbs", true)
 	t.fitSigned()
 	t.fitGreedy()
-	t.levels("levelsAffine", true)
-	t.levels("levelsSigned", false)
+	t.levels("levelsDivide", true)
+	t.levels("levelsMultiply", false)
 }
 
 // round rounds v and limits it, all in floats: right up to 2^22.
@@ -688,52 +688,40 @@ func (t target) fitGreedy() {
 	ret()
 }
 
-// levels is quant's KLevels, for groups of 16 in natural order: 16 elements per
-// scale.
-func (t target) levels(name string, affine bool) {
+// levels emits what sets levels from what a search found, in natural order: 16
+// elements per scale. dividing is quant's KLevels, the other form has the
+// inverse of the scale.
+func (t target) levels(name string, dividing bool) {
 	name += t.name
-	if affine {
-		TEXT(name, NOSPLIT, "func(levels *byte, x *float32, top float32, scale, minimum *float32, groups int)")
-		Doc(name + ": levels[i] = max(0, min(top, round((x[i]+minimum[i/16])/scale[i/16])))")
-	} else {
-		TEXT(name, NOSPLIT, "func(levels *byte, x *float32, half float32, scale *float32, groups int)")
-		Doc(name + ": levels[i] = half + max(-half, min(half-1, round(x[i]/scale[i/16])))")
+	TEXT(name, NOSPLIT, "func(levels *byte, x *float32, bottom, top float32, scale, base *float32, groups int)")
+	expr := "(x[i]-base[i/16])*scale[i/16]"
+	if dividing {
+		expr = "(x[i]+base[i/16])/scale[i/16]"
 	}
-	dst, x, scales := Load(Param("levels"), GP64()), Load(Param("x"), GP64()), Load(Param("scale"), GP64())
+	Doc(name + ": levels[i] = max(bottom, min(top, round(" + expr + "))) - bottom")
+	dst, x := Load(Param("levels"), GP64()), Load(Param("x"), GP64())
+	scales, bases := Load(Param("scale"), GP64()), Load(Param("base"), GP64())
 	groups := Load(Param("groups"), GP64())
-	var minima reg.Register
-	var bottom, top, offset reg.VecVirtual
-	magic := t.load(kMagic)
-	if affine {
-		minima = Load(Param("minimum"), GP64())
-		bottom, top = t.zero(), t.broadcast("top")
-		VCVTTPS2DQ(top, top)
-	} else {
-		offset, bottom, top = t.broadcast("half"), t.reg(), t.reg()
-		VXORPS(kSign, offset, bottom)
-		VSUBPS(kOne, offset, top)
-		for _, r := range []reg.VecVirtual{offset, bottom, top} {
-			VCVTTPS2DQ(r, r)
-		}
-	}
+	magic, bottom, top := t.load(kMagic), t.broadcast("bottom"), t.broadcast("top")
+	VCVTTPS2DQ(bottom, bottom)
+	VCVTTPS2DQ(top, top)
 	again := label("levels")
 	Label(again)
 	var out []reg.VecVirtual
-	scale, minimum := t.reg(), t.reg()
+	scale, base := t.reg(), t.reg()
 	VBROADCASTSS(Mem{Base: scales}, scale)
-	if affine {
-		VBROADCASTSS(Mem{Base: minima}, minimum)
-	}
+	VBROADCASTSS(Mem{Base: bases}, base)
 	for i := 0; i < 16; i += t.lanes {
 		v := t.load(Mem{Base: x, Disp: 4 * i})
-		if affine {
-			VADDPS(minimum, v, v)
+		if dividing {
+			VADDPS(base, v, v)
+			VDIVPS(scale, v, v)
+		} else {
+			VSUBPS(base, v, v)
+			VMULPS(scale, v, v)
 		}
-		VDIVPS(scale, v, v)
 		roundInt(v, magic, bottom, top, t.lanes == 16)
-		if !affine {
-			VPADDD(offset, v, v)
-		}
+		VPSUBD(bottom, v, v)
 		out = append(out, v)
 	}
 	if t.lanes == 16 {
@@ -749,9 +737,7 @@ func (t target) levels(name string, affine bool) {
 	ADDQ(Imm(64), x)
 	ADDQ(Imm(16), dst)
 	ADDQ(Imm(4), scales)
-	if affine {
-		ADDQ(Imm(4), minima)
-	}
+	ADDQ(Imm(4), bases)
 	DECQ(groups)
 	JNZ(LabelRef(again))
 	ret()
