@@ -244,7 +244,7 @@ func (b *builder) finish() {
 		}
 	}
 	for i, t := range b.ck.Tensors {
-		if b.claimed[i] {
+		if b.claimed[i] || b.adapting() {
 			continue
 		}
 		if neverNeeded(t.Name) || otherModality(t.Name) {

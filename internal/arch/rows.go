@@ -201,7 +201,8 @@ func join(parts []shaped, stack bool) shaped {
 		return joinAdapted(parts, stack)
 	}
 	for _, p := range parts {
-		if p.rows.Type() != p0.rows.Type() || p.rows.Len() != p0.rows.Len() {
+		vectors := !stack && len(p0.shape) == 1 // their lengths may differ
+		if p.rows.Type() != p0.rows.Type() || !vectors && p.rows.Len() != p0.rows.Len() {
 			fail("parts of one tensor differ: %v %v and %v %v", p0.rows.Type(), p0.shape, p.rows.Type(), p.shape)
 		}
 		c.parts = append(c.parts, p.rows)
