@@ -438,6 +438,48 @@ func unpackIQ4XSAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks
 //go:noescape
 func unpackTQ2AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
 
+// rowsQ4_0VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsQ4_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ8_0VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsQ8_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ4KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsQ4KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ5KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsQ5KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ6KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsQ6KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ4XSVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
+// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
+// sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ4XSVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
 // peakFMAAVX512 runs n times 48 multiply-adds, 12 of them independent, of 16 float32.
 //
 //go:noescape

@@ -7466,6 +7466,814 @@ done:
 	VZEROUPPER
 	RET
 
+DATA eachTwice<>+0(SB)/8, $0x0000000000000000
+DATA eachTwice<>+8(SB)/8, $0x0000000000000001
+DATA eachTwice<>+16(SB)/8, $0x0000000000000000
+DATA eachTwice<>+24(SB)/8, $0x0000000000000001
+DATA eachTwice<>+32(SB)/8, $0x0000000000000002
+DATA eachTwice<>+40(SB)/8, $0x0000000000000003
+DATA eachTwice<>+48(SB)/8, $0x0000000000000002
+DATA eachTwice<>+56(SB)/8, $0x0000000000000003
+GLOBL eachTwice<>(SB), RODATA|NOPTR, $64
+
+DATA nibbleCounts<>+0(SB)/8, $0x0000000000000000
+DATA nibbleCounts<>+8(SB)/8, $0x0000000000000000
+DATA nibbleCounts<>+16(SB)/8, $0x0004000400040004
+DATA nibbleCounts<>+24(SB)/8, $0x0004000400040004
+DATA nibbleCounts<>+32(SB)/8, $0x0000000000000000
+DATA nibbleCounts<>+40(SB)/8, $0x0000000000000000
+DATA nibbleCounts<>+48(SB)/8, $0x0004000400040004
+DATA nibbleCounts<>+56(SB)/8, $0x0004000400040004
+GLOBL nibbleCounts<>(SB), RODATA|NOPTR, $64
+
+DATA fifth0<>+0(SB)/8, $0x0004000400040004
+DATA fifth0<>+8(SB)/8, $0x0004000400040004
+DATA fifth0<>+16(SB)/8, $0x0004000400040004
+DATA fifth0<>+24(SB)/8, $0x0004000400040004
+DATA fifth0<>+32(SB)/8, $0x0003000300030003
+DATA fifth0<>+40(SB)/8, $0x0003000300030003
+DATA fifth0<>+48(SB)/8, $0x0003000300030003
+DATA fifth0<>+56(SB)/8, $0x0003000300030003
+GLOBL fifth0<>(SB), RODATA|NOPTR, $64
+
+DATA fifth1<>+0(SB)/8, $0x0002000200020002
+DATA fifth1<>+8(SB)/8, $0x0002000200020002
+DATA fifth1<>+16(SB)/8, $0x0002000200020002
+DATA fifth1<>+24(SB)/8, $0x0002000200020002
+DATA fifth1<>+32(SB)/8, $0x0001000100010001
+DATA fifth1<>+40(SB)/8, $0x0001000100010001
+DATA fifth1<>+48(SB)/8, $0x0001000100010001
+DATA fifth1<>+56(SB)/8, $0x0001000100010001
+GLOBL fifth1<>(SB), RODATA|NOPTR, $64
+
+DATA fifth2<>+0(SB)/8, $0x0000000000000000
+DATA fifth2<>+8(SB)/8, $0x0000000000000000
+DATA fifth2<>+16(SB)/8, $0x0000000000000000
+DATA fifth2<>+24(SB)/8, $0x0000000000000000
+DATA fifth2<>+32(SB)/8, $0x0001000100010001
+DATA fifth2<>+40(SB)/8, $0x0001000100010001
+DATA fifth2<>+48(SB)/8, $0x0001000100010001
+DATA fifth2<>+56(SB)/8, $0x0001000100010001
+GLOBL fifth2<>(SB), RODATA|NOPTR, $64
+
+DATA fifth3<>+0(SB)/8, $0x0002000200020002
+DATA fifth3<>+8(SB)/8, $0x0002000200020002
+DATA fifth3<>+16(SB)/8, $0x0002000200020002
+DATA fifth3<>+24(SB)/8, $0x0002000200020002
+DATA fifth3<>+32(SB)/8, $0x0003000300030003
+DATA fifth3<>+40(SB)/8, $0x0003000300030003
+DATA fifth3<>+48(SB)/8, $0x0003000300030003
+DATA fifth3<>+56(SB)/8, $0x0003000300030003
+GLOBL fifth3<>(SB), RODATA|NOPTR, $64
+
+DATA sixth0<>+0(SB)/8, $0x0004000400040004
+DATA sixth0<>+8(SB)/8, $0x0004000400040004
+DATA sixth0<>+16(SB)/8, $0x0004000400040004
+DATA sixth0<>+24(SB)/8, $0x0004000400040004
+DATA sixth0<>+32(SB)/8, $0x0002000200020002
+DATA sixth0<>+40(SB)/8, $0x0002000200020002
+DATA sixth0<>+48(SB)/8, $0x0002000200020002
+DATA sixth0<>+56(SB)/8, $0x0002000200020002
+GLOBL sixth0<>(SB), RODATA|NOPTR, $64
+
+DATA sixth1<>+0(SB)/8, $0x0000000000000000
+DATA sixth1<>+8(SB)/8, $0x0000000000000000
+DATA sixth1<>+16(SB)/8, $0x0000000000000000
+DATA sixth1<>+24(SB)/8, $0x0000000000000000
+DATA sixth1<>+32(SB)/8, $0x0002000200020002
+DATA sixth1<>+40(SB)/8, $0x0002000200020002
+DATA sixth1<>+48(SB)/8, $0x0002000200020002
+DATA sixth1<>+56(SB)/8, $0x0002000200020002
+GLOBL sixth1<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ4_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ4_0VNNI(SB), NOSPLIT, $0-64
+	MOVQ         src+16(FP), AX
+	MOVQ         out+0(FP), DI
+	MOVQ         rows+8(FP), R8
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, CX
+	VPBROADCASTD CX, Z24
+	VPADDD       Z24, Z20, Z21
+	VPADDD       Z24, Z21, Z22
+	VPADDD       Z24, Z22, Z23
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VMOVDQU64    eachTwice<>+0(SB), Z30
+	VMOVDQU64    nibbleCounts<>+0(SB), Z29
+	TESTQ        R8, R8
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0    2048(AX)
+	PREFETCHT0    2112(AX)
+	PREFETCHT0    2176(AX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (AX), X0, X0
+	VPINSRW       $0x01, 18(AX), X0, X0
+	VPINSRW       $0x02, 36(AX), X0, X0
+	VPINSRW       $0x03, 54(AX), X0, X0
+	VPINSRW       $0x04, 72(AX), X0, X0
+	VPINSRW       $0x05, 90(AX), X0, X0
+	VPINSRW       $0x06, 108(AX), X0, X0
+	VPINSRW       $0x07, 126(AX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (BX), Y0, Y0
+	VMOVDQU       2(AX), X6
+	VINSERTI128   $0x01, 20(AX), Y6, Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSLLD        $0x03, (DX), Z7
+	VPDPBUSD      (CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       38(AX), X6
+	VINSERTI128   $0x01, 56(AX), Y6, Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSLLD        $0x03, 64(DX), Z7
+	VPDPBUSD      64(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       74(AX), X6
+	VINSERTI128   $0x01, 92(AX), Y6, Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSLLD        $0x03, 128(DX), Z7
+	VPDPBUSD      128(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       110(AX), X6
+	VINSERTI128   $0x01, 128(AX), Y6, Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSLLD        $0x03, 192(DX), Z7
+	VPDPBUSD      192(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000090, AX
+	ADDQ          $0x00000100, CX
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, BX
+	ADDQ          $0x00000020, SI
+	DECQ          R9
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z1
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	DECQ          R8
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsQ8_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-64
+	MOVQ         src+16(FP), AX
+	MOVQ         out+0(FP), DI
+	MOVQ         rows+8(FP), R8
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, CX
+	VPBROADCASTD CX, Z24
+	VPADDD       Z24, Z20, Z21
+	VPADDD       Z24, Z21, Z22
+	VPADDD       Z24, Z22, Z23
+	VPBROADCASTQ sign8<>+0(SB), Z31
+	TESTQ        R8, R8
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0    2048(AX)
+	PREFETCHT0    2112(AX)
+	PREFETCHT0    2176(AX)
+	PREFETCHT0    2240(AX)
+	PREFETCHT0    2304(AX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (AX), X0, X0
+	VPINSRW       $0x01, 34(AX), X0, X0
+	VPINSRW       $0x02, 68(AX), X0, X0
+	VPINSRW       $0x03, 102(AX), X0, X0
+	VPINSRW       $0x04, 136(AX), X0, X0
+	VPINSRW       $0x05, 170(AX), X0, X0
+	VPINSRW       $0x06, 204(AX), X0, X0
+	VPINSRW       $0x07, 238(AX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (BX), Y0, Y0
+	VMOVDQU       2(AX), Y6
+	VINSERTI64X4  $0x01, 36(AX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VPSLLD        $0x07, (DX), Z7
+	VPDPBUSD      (CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       70(AX), Y6
+	VINSERTI64X4  $0x01, 104(AX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VPSLLD        $0x07, 64(DX), Z7
+	VPDPBUSD      64(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       138(AX), Y6
+	VINSERTI64X4  $0x01, 172(AX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VPSLLD        $0x07, 128(DX), Z7
+	VPDPBUSD      128(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       206(AX), Y6
+	VINSERTI64X4  $0x01, 240(AX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VPSLLD        $0x07, 192(DX), Z7
+	VPDPBUSD      192(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000110, AX
+	ADDQ          $0x00000100, CX
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, BX
+	ADDQ          $0x00000020, SI
+	DECQ          R9
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z1
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	DECQ          R8
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsQ4KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-64
+	MOVQ         src+16(FP), AX
+	MOVQ         out+0(FP), DI
+	MOVQ         rows+8(FP), R8
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, CX
+	VPBROADCASTD CX, Z24
+	VPADDD       Z24, Z20, Z21
+	VPADDD       Z24, Z21, Z22
+	VPADDD       Z24, Z22, Z23
+	VPBROADCASTQ low4<>+0(SB), Z31
+	TESTQ        R8, R8
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0    2048(AX)
+	PREFETCHT0    2112(AX)
+	PREFETCHT0    2176(AX)
+	VMOVD         (AX), X2
+	VCVTPH2PS     X2, X2
+	VPSHUFD       $0x01, X2, X3
+	VBROADCASTSS  X2, Y2
+	VBROADCASTSS  X3, Y3
+	VPBROADCASTD  signBit<>+0(SB), Y4
+	VXORPS        Y4, Y3, Y3
+	MOVL          4(AX), R10
+	MOVL          8(AX), R11
+	MOVL          12(AX), R12
+	MOVL          R12, R13
+	ANDL          $0x0f0f0f0f, R13
+	MOVL          R10, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R13
+	SHRL          $0x04, R12
+	ANDL          $0x0f0f0f0f, R12
+	MOVL          R11, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R12
+	ANDL          $0x3f3f3f3f, R10
+	VMOVD         R10, X0
+	VPINSRD       $0x01, R13, X0, X0
+	VPMOVZXBD     X0, Y0
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X1
+	VPINSRD       $0x01, R12, X1, X1
+	VPMOVZXBD     X1, Y1
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (BX), Y0, Y0
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y3, Y1, Y1
+	VMULPS        (SI), Y1, Y1
+	VADDPS        Z1, Z16, Z16
+	VMOVDQU       16(AX), Y6
+	VPSRLW        $0x04, Y6, Y7
+	VINSERTI64X4  $0x01, Y7, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       48(AX), Y6
+	VPSRLW        $0x04, Y6, Y7
+	VINSERTI64X4  $0x01, Y7, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       80(AX), Y6
+	VPSRLW        $0x04, Y6, Y7
+	VINSERTI64X4  $0x01, Y7, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       112(AX), Y6
+	VPSRLW        $0x04, Y6, Y7
+	VINSERTI64X4  $0x01, Y7, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000090, AX
+	ADDQ          $0x00000100, CX
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, BX
+	ADDQ          $0x00000020, SI
+	DECQ          R9
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z1
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	DECQ          R8
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsQ5KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-64
+	MOVQ         src+16(FP), AX
+	MOVQ         out+0(FP), DI
+	MOVQ         rows+8(FP), R8
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, CX
+	VPBROADCASTD CX, Z24
+	VPADDD       Z24, Z20, Z21
+	VPADDD       Z24, Z21, Z22
+	VPADDD       Z24, Z22, Z23
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VPBROADCASTQ bit4<>+0(SB), Z30
+	VMOVDQU64    fifth0<>+0(SB), Z24
+	VMOVDQU64    fifth1<>+0(SB), Z25
+	VMOVDQU64    fifth2<>+0(SB), Z26
+	VMOVDQU64    fifth3<>+0(SB), Z27
+	TESTQ        R8, R8
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0      2048(AX)
+	PREFETCHT0      2112(AX)
+	PREFETCHT0      2176(AX)
+	VMOVD           (AX), X2
+	VCVTPH2PS       X2, X2
+	VPSHUFD         $0x01, X2, X3
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X3, Y3
+	VPBROADCASTD    signBit<>+0(SB), Y4
+	VXORPS          Y4, Y3, Y3
+	MOVL            4(AX), R10
+	MOVL            8(AX), R11
+	MOVL            12(AX), R12
+	MOVL            R12, R13
+	ANDL            $0x0f0f0f0f, R13
+	MOVL            R10, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R13
+	SHRL            $0x04, R12
+	ANDL            $0x0f0f0f0f, R12
+	MOVL            R11, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R12
+	ANDL            $0x3f3f3f3f, R10
+	VMOVD           R10, X0
+	VPINSRD         $0x01, R13, X0, X0
+	VPMOVZXBD       X0, Y0
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X1
+	VPINSRD         $0x01, R12, X1, X1
+	VPMOVZXBD       X1, Y1
+	VCVTDQ2PS       Y0, Y0
+	VMULPS          Y2, Y0, Y0
+	VMULPS          (BX), Y0, Y0
+	VCVTDQ2PS       Y1, Y1
+	VMULPS          Y3, Y1, Y1
+	VMULPS          (SI), Y1, Y1
+	VADDPS          Z1, Z16, Z16
+	VBROADCASTI64X4 16(AX), Z10
+	VMOVDQU         48(AX), Y6
+	VPSRLW          $0x04, Y6, Y7
+	VINSERTI64X4    $0x01, Y7, Z6, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z24, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQU         80(AX), Y6
+	VPSRLW          $0x04, Y6, Y7
+	VINSERTI64X4    $0x01, Y7, Z6, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU         112(AX), Y6
+	VPSRLW          $0x04, Y6, Y7
+	VINSERTI64X4    $0x01, Y7, Z6, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQU         144(AX), Y6
+	VPSRLW          $0x04, Y6, Y7
+	VINSERTI64X4    $0x01, Y7, Z6, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z27, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x000000b0, AX
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000100, DX
+	ADDQ            $0x00000020, BX
+	ADDQ            $0x00000020, SI
+	DECQ            R9
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VADDPS          Z19, Z18, Z1
+	VADDPS          Z1, Z0, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	DECQ            R8
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsQ6KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-64
+	MOVQ         src+16(FP), AX
+	MOVQ         out+0(FP), DI
+	MOVQ         rows+8(FP), R8
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, CX
+	VPBROADCASTD CX, Z24
+	VPADDD       Z24, Z20, Z21
+	VPADDD       Z24, Z21, Z22
+	VPADDD       Z24, Z22, Z23
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VPBROADCASTQ bits45<>+0(SB), Z30
+	VMOVDQU64    sixth0<>+0(SB), Z25
+	VMOVDQU64    sixth1<>+0(SB), Z26
+	VMOVDQU32    doubled<>+0(SB), Z27
+	TESTQ        R8, R8
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0      2048(AX)
+	PREFETCHT0      2112(AX)
+	PREFETCHT0      2176(AX)
+	PREFETCHT0      2240(AX)
+	MOVWLZX         208(AX), R10
+	VMOVD           R10, X2
+	VCVTPH2PS       X2, X2
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X2, Z2
+	VPMOVSXBD       192(AX), Z0
+	VCVTDQ2PS       Z0, Z0
+	VMULPS          Z2, Z0, Z0
+	VMOVUPS         (BX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VMOVDQU64       (AX), Z11
+	VBROADCASTI64X4 128(AX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPSLLD          $0x05, (DX), Z7
+	VPDPBUSD        (CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPSLLD          $0x05, 64(DX), Z7
+	VPDPBUSD        64(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU64       64(AX), Z11
+	VBROADCASTI64X4 160(AX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPSLLD          $0x05, 128(DX), Z7
+	VPDPBUSD        128(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VPSLLD          $0x05, 192(DX), Z7
+	VPDPBUSD        192(CX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x000000d2, AX
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000100, DX
+	ADDQ            $0x00000020, BX
+	ADDQ            $0x00000020, SI
+	DECQ            R9
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VADDPS          Z19, Z18, Z1
+	VADDPS          Z1, Z0, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	DECQ            R8
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ4XSVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-64
+	MOVQ            src+16(FP), AX
+	MOVQ            out+0(FP), DI
+	MOVQ            rows+8(FP), R8
+	VMOVDQU32       pairOfGroups<>+0(SB), Z20
+	MOVL            $0x00000002, CX
+	VPBROADCASTD    CX, Z24
+	VPADDD          Z24, Z20, Z21
+	VPADDD          Z24, Z21, Z22
+	VPADDD          Z24, Z22, Z23
+	VPBROADCASTQ    low4<>+0(SB), Z31
+	VMOVDQU64       eachTwice<>+0(SB), Z30
+	VMOVDQU64       nibbleCounts<>+0(SB), Z29
+	VBROADCASTI32X4 levelsIQ4<>+0(SB), Z28
+	VPBROADCASTD    n32<>+0(SB), Y13
+	VPBROADCASTD    n15<>+0(SB), Y12
+	VPBROADCASTD    n3<>+0(SB), Y11
+	VMOVDQU         by4<>+0(SB), Y10
+	VMOVDQU         by2<>+0(SB), Y15
+	TESTQ           R8, R8
+	JZ              done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+24(FP), CX
+	MOVQ   neg+32(FP), DX
+	MOVQ   scales+40(FP), BX
+	MOVQ   sums+48(FP), SI
+	MOVQ   blocks+56(FP), R9
+
+block:
+	PREFETCHT0    2048(AX)
+	PREFETCHT0    2112(AX)
+	PREFETCHT0    2176(AX)
+	MOVWLZX       (AX), R10
+	VMOVD         R10, X2
+	VCVTPH2PS     X2, X2
+	VBROADCASTSS  X2, Y2
+	VPBROADCASTD  4(AX), Y0
+	VPSRLVD       Y10, Y0, Y0
+	VPAND         Y12, Y0, Y0
+	VPBROADCASTW  2(AX), Y1
+	VPSRLVD       Y15, Y1, Y1
+	VPAND         Y11, Y1, Y1
+	VPSLLD        $0x04, Y1, Y1
+	VPOR          Y1, Y0, Y0
+	VPSUBD        Y13, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (BX), Y0, Y0
+	VMOVDQU       8(AX), Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSHUFB       Z6, Z28, Z6
+	VPSLLD        $0x07, (DX), Z7
+	VPDPBUSD      (CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       40(AX), Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSHUFB       Z6, Z28, Z6
+	VPSLLD        $0x07, 64(DX), Z7
+	VPDPBUSD      64(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       72(AX), Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSHUFB       Z6, Z28, Z6
+	VPSLLD        $0x07, 128(DX), Z7
+	VPDPBUSD      128(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       104(AX), Y6
+	VPERMQ        Z6, Z30, Z6
+	VPSRLVW       Z29, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPSHUFB       Z6, Z28, Z6
+	VPSLLD        $0x07, 192(DX), Z7
+	VPDPBUSD      192(CX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000088, AX
+	ADDQ          $0x00000100, CX
+	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, BX
+	ADDQ          $0x00000020, SI
+	DECQ          R9
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VADDPS        Z19, Z18, Z1
+	VADDPS        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	DECQ          R8
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
 // func peakFMAAVX512(n int)
 // Requires: AVX, AVX2, AVX512F
 TEXT ·peakFMAAVX512(SB), NOSPLIT, $0-8

@@ -24,7 +24,8 @@ const (
 	// Int8 rounds activations to 8 bits with one scale for 32 of them, as
 	// runtimes on CPUs do, and multiplies integers. Quantized weights are used
 	// as they are; F16, BF16, F32 and types without an integer form are rounded
-	// to 8 bits with one scale per 32 as well.
+	// to 8 bits with one scale per 32 as well, but for few tokens F16, BF16 and
+	// F32 are multiplied exactly, which takes no longer than reading them.
 	Int8
 )
 
@@ -86,6 +87,7 @@ type Workspace struct {
 	values  []byte    // packed int8 activations
 	columns []float32 // packed float32 activations
 	scales  []float32 // few tokens: scales of the activations, (n, groups)
+	neg     []int32   // one token: negated sums of each 4 values
 	sums    []float32 // few tokens: scale times sums of activations, see quantizeRow, (n, 3*groups)
 
 	workers []scratch
@@ -200,6 +202,13 @@ func (ws *Workspace) packAll(p *Pool) {
 		for t := range ws.n {
 			ws.quantizeToken(t, groups)
 		}
+		if ws.n == 1 {
+			ws.neg = grow(ws.neg, groups*8)
+			for i := range ws.neg {
+				v := ws.values[4*i:][:4]
+				ws.neg[i] = -(int32(int8(v[0])) + int32(int8(v[1])) + int32(int8(v[2])) + int32(int8(v[3])))
+			}
+		}
 	case ws.mode == Exact:
 		ws.columns = grow(ws.columns, panels*ws.cols*lanes)
 		p.Run(panels, ws.pack)
@@ -247,7 +256,7 @@ func (ws *Workspace) runItem(worker, item int) {
 		rows := min(ws.rows, p.W.Rows-first)
 		s := &ws.workers[worker]
 		switch {
-		case ws.n < few && ws.mode == Exact:
+		case ws.n < few && (ws.mode == Exact || plainFloat(p.W.Type)):
 			ws.fewExact(s, p, first, rows)
 		case ws.n < few:
 			ws.fewInt8(s, p, first, rows)
@@ -339,6 +348,9 @@ func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
 	ws.unpackResults(s, p, first, rows, padded)
 }
 
+// plainFloat tells types that are floats, not blocks.
+func plainFloat(t quant.Type) bool { return t == quant.F32 || t == quant.F16 || t == quant.BF16 }
+
 // unpackResults brings results, which stand side by side by token, into Out.
 func (ws *Workspace) unpackResults(s *scratch, p *Product, first, rows, padded int) {
 	for t := 0; t*lanes < ws.n; t++ {
@@ -371,6 +383,16 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 	f := &forms[w.Type]
 	size := w.Type.RowSize(w.Cols)
 	groups := (w.Cols + 31) / 32
+	if ws.n == 1 && w.Cols%256 == 0 {
+		for rows > 0 {
+			n := min(rows, 32)
+			sums := ws.sums[2*groups:][:groups]
+			if !rowsSIMD(w.Type, p.Out[first:first+n], w.Data[first*size:][:n*size], ws.values, ws.neg, ws.scales, sums) {
+				break
+			}
+			first, rows = first+n, rows-n
+		}
+	}
 	s.panelI = grow(s.panelI, groups*32)
 	s.scale = grow(s.scale, groups*2)
 	s.offset = grow(s.offset, groups*2)

@@ -183,12 +183,22 @@ func dotF32Go(x, y []float32) float32 {
 // with x; false for other types.
 func dotRow(t quant.Type, row []byte, x []float32) (float32, bool) {
 	switch t {
+	case quant.F32:
+		return dotBytes(row, x), true
 	case quant.F16:
 		return dotF16(row, x), true
 	case quant.BF16:
 		return dotBF16(row, x), true
 	}
 	return 0, false
+}
+
+func dotBytesGo(row []byte, x []float32) float32 {
+	var s [16]float32
+	for i, v := range x {
+		s[i&15] += math.Float32frombits(binary.LittleEndian.Uint32(row[4*i:])) * v
+	}
+	return dotF32Go(s[:], ones[:])
 }
 
 func dotF16Go(row []byte, x []float32) float32 {

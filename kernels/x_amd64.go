@@ -151,36 +151,33 @@ func dotF32(x, y []float32) float32 {
 	return s
 }
 
+func dotBytes(row []byte, x []float32) float32 {
+	return dotRows(dotF32AVX512, dotF32AVX2, dotBytesGo, 4, row, x)
+}
+
 func dotF16(row []byte, x []float32) float32 {
-	n := whole(len(x))
-	if n == 0 {
-		return dotF16Go(row, x)
-	}
-	_ = row[2*len(x)-1]
-	dot := dotF16AVX2
-	if hasAVX512 {
-		dot = dotF16AVX512
-	}
-	s := dot(&row[0], &x[0], n)
-	if n < len(x) {
-		s += dotF16Go(row[2*n:], x[n:])
-	}
-	return s
+	return dotRows(dotF16AVX512, dotF16AVX2, dotF16Go, 2, row, x)
 }
 
 func dotBF16(row []byte, x []float32) float32 {
+	return dotRows(dotBF16AVX512, dotBF16AVX2, dotBF16Go, 2, row, x)
+}
+
+// dotRows runs one of the kernels that multiply a row of floats of the given
+// size, as it stands in the file, with x.
+func dotRows(wide, narrow func(row *byte, x *float32, n int) float32, rest func(row []byte, x []float32) float32, size int, row []byte, x []float32) float32 {
 	n := whole(len(x))
 	if n == 0 {
-		return dotBF16Go(row, x)
+		return rest(row, x)
 	}
-	_ = row[2*len(x)-1]
-	dot := dotBF16AVX2
+	_ = row[size*len(x)-1]
+	dot := narrow
 	if hasAVX512 {
-		dot = dotBF16AVX512
+		dot = wide
 	}
 	s := dot(&row[0], &x[0], n)
 	if n < len(x) {
-		s += dotBF16Go(row[2*n:], x[n:])
+		s += rest(row[size*n:], x[n:])
 	}
 	return s
 }
@@ -450,6 +447,38 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 		return false
 	}
 	kernel(&u[0], &scale[0], off, &src[0], blocks)
+	return true
+}
+
+// rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
+// activations, straight from the blocks; false if there is no assembly for it.
+func rowsSIMD(t quant.Type, out []float32, src, values []byte, neg []int32, scales, sums []float32) bool {
+	if !hasVNNI || len(out) == 0 {
+		return false
+	}
+	var kernel func(out *float32, rows int, src, values *byte, neg *int32, scales, sums *float32, blocks int)
+	switch t {
+	case quant.Q4_0:
+		kernel = rowsQ4_0VNNI
+	case quant.Q8_0:
+		kernel = rowsQ8_0VNNI
+	case quant.Q4_K:
+		kernel = rowsQ4KVNNI
+	case quant.Q5_K:
+		kernel = rowsQ5KVNNI
+	case quant.Q6_K:
+		kernel = rowsQ6KVNNI
+	case quant.IQ4_XS:
+		kernel = rowsIQ4XSVNNI
+	default:
+		return false
+	}
+	blocks := len(src) / len(out) / t.RowSize(256)
+	if blocks == 0 {
+		return false
+	}
+	_, _, _, _ = values[256*blocks-1], neg[64*blocks-1], scales[8*blocks-1], sums[8*blocks-1]
+	kernel(&out[0], len(out), &src[0], &values[0], &neg[0], &scales[0], &sums[0], blocks)
 	return true
 }
 

@@ -71,3 +71,9 @@ func peakFMA(int) float64 { return 0 }
 func peakInt8(int) float64 { return 0 }
 
 func readAll([]byte) {}
+
+func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
+	return false
+}
+
+func dotBytes(row []byte, x []float32) float32 { return dotBytesGo(row, x) }

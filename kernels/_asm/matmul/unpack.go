@@ -327,6 +327,251 @@ func unpackers() {
 		VMOVUPS(reg.Y2, ptr(p.scale, 0))
 		quarters(p, 0, nil)
 	})
+
+	// The rest are products of rows with one token, straight from the blocks:
+	// 256 columns a turn, in four registers of 64 unpacked weights each.
+	z := zmm
+	broadcast := func(m Mem, r int) { VPBROADCASTQ(m, z[r]) }
+	laneCounts := func(name string, counts ...uint64) Mem {
+		m := GLOBL(name, RODATA|NOPTR)
+		for i := range 8 {
+			DATA(8*i, U64(counts[i*len(counts)/8]*0x0001000100010001))
+		}
+		return m
+	}
+	quads := GLOBL("eachTwice", RODATA|NOPTR)
+	for i, v := range []uint64{0, 1, 0, 1, 2, 3, 2, 3} {
+		DATA(8*i, U64(v))
+	}
+	nibbleCounts := laneCounts("nibbleCounts", 0, 4, 0, 4)
+	fifthCounts := [4]Mem{laneCounts("fifth0", 4, 3), laneCounts("fifth1", 2, 1), laneCounts("fifth2", 0, 1), laneCounts("fifth3", 2, 3)}
+	sixthCounts := [2]Mem{laneCounts("sixth0", 4, 2), laneCounts("sixth1", 0, 2)}
+
+	// picks puts into z[20..23] what picks, from 8 scales of groups of 32 or 16
+	// of groups of 16, those of each quarter.
+	picks := func(first string, per uint32) func() {
+		return func() {
+			VMOVDQU32(NewDataAddr(Symbol{Name: first, Static: true}, 0), z[20])
+			g := GP32()
+			MOVL(U32(per), g)
+			VPBROADCASTD(g, z[24])
+			for i := range 3 {
+				VPADDD(z[24], z[20+i], z[21+i])
+			}
+		}
+	}
+	pairs, fours := picks("pairOfGroups", 2), picks("quarters", 4)
+	// multiply takes quarter j of weights in z[6] and the scales in z[0].
+	multiply := func(r *rowProduct, j, shift int) {
+		if shift < 0 {
+			clearZ(z[7])
+		} else {
+			VPSLLD(U8(uint8(shift)), ptr(r.neg, 64*j), z[7])
+		}
+		VPDPBUSD(ptr(r.values, 64*j), z[6], z[7])
+		VCVTDQ2PS(z[7], z[7])
+		VPERMPS(z[0], z[20+j], z[9])
+		VFMADD231PS(z[9], z[7], z[16+j])
+	}
+	// gathered loads the halves of 8 blocks as scales.
+	gathered := func(r *rowProduct, size int) {
+		VPXOR(reg.X0, reg.X0, reg.X0)
+		for i := range 8 {
+			VPINSRW(U8(uint8(i)), ptr(r.src, size*i), reg.X0, reg.X0)
+		}
+		VCVTPH2PS(reg.X0, reg.Y0)
+		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
+	}
+	spreadNibbles := func() {
+		VPERMQ(z[6], z[30], z[6])
+		VPSRLVW(z[29], z[6], z[6])
+		VPANDD(z[31], z[6], z[6])
+	}
+	spreadConstants := func() {
+		broadcast(low4, 31)
+		VMOVDQU64(quads, z[30])
+		VMOVDQU64(nibbleCounts, z[29])
+	}
+	rows("Q4_0", 8*18, func() { pairs(); spreadConstants() }, func(r *rowProduct) {
+		gathered(r, 18)
+		for j := range 4 {
+			VMOVDQU(ptr(r.src, 36*j+2), reg.X6)
+			VINSERTI128(U8(1), ptr(r.src, 36*j+20), reg.Y6, reg.Y6)
+			spreadNibbles()
+			multiply(r, j, 3)
+		}
+	})
+	rows("Q8_0", 8*34, func() { pairs(); broadcast(sign8, 31) }, func(r *rowProduct) {
+		gathered(r, 34)
+		for j := range 4 {
+			VMOVDQU(ptr(r.src, 68*j+2), reg.Y6)
+			VINSERTI64X4(U8(1), ptr(r.src, 68*j+36), z[6], z[6])
+			VPXORD(z[31], z[6], z[6])
+			multiply(r, j, 7)
+		}
+	})
+	scaledBy := func(r, by int, m Mem) {
+		VCVTDQ2PS(y[r], y[r])
+		VMULPS(y[by], y[r], y[r])
+		VMULPS(m, y[r], y[r])
+	}
+	rowScalesK := func(r *rowProduct) {
+		p := &unpacker{src: r.src}
+		two(p, 0)
+		s0, s1, s2 := loadL(p, 4), loadL(p, 8), loadL(p, 12)
+		hi := merge(and(shifted(s2, 0), 0x0f0f0f0f), s0, 6)
+		min := merge(and(shifted(s2, 4), 0x0f0f0f0f), s1, 6)
+		eight(and(s0, 0x3f3f3f3f), hi, 0)
+		eight(and(s1, 0x3f3f3f3f), min, 1)
+		scaledBy(0, 2, ptr(r.scales, 0))
+		scaledBy(1, 3, ptr(r.sums, 0))
+		VADDPS(z[1], z[16], z[16])
+	}
+	rows("Q4K", 144, func() { pairs(); broadcast(low4, 31) }, func(r *rowProduct) {
+		rowScalesK(r)
+		for j := range 4 {
+			VMOVDQU(ptr(r.src, 16+32*j), reg.Y6)
+			VPSRLW(U8(4), reg.Y6, reg.Y7)
+			VINSERTI64X4(U8(1), reg.Y7, z[6], z[6])
+			VPANDD(z[31], z[6], z[6])
+			multiply(r, j, -1)
+		}
+	})
+	rows("Q5K", 176, func() {
+		pairs()
+		broadcast(low4, 31)
+		broadcast(bit4, 30)
+		for j, m := range fifthCounts {
+			VMOVDQU64(m, z[24+j])
+		}
+	}, func(r *rowProduct) {
+		rowScalesK(r)
+		VBROADCASTI64X4(ptr(r.src, 16), z[10])
+		for j := range 4 {
+			VMOVDQU(ptr(r.src, 48+32*j), reg.Y6)
+			VPSRLW(U8(4), reg.Y6, reg.Y7)
+			VINSERTI64X4(U8(1), reg.Y7, z[6], z[6])
+			VPANDD(z[31], z[6], z[6])
+			if j < 2 {
+				VPSLLVW(z[24+j], z[10], z[8])
+			} else {
+				VPSRLVW(z[24+j], z[10], z[8])
+			}
+			VPTERNLOGD(U8(0xf8), z[30], z[8], z[6]) // z6 | z8 & z30
+			multiply(r, j, -1)
+		}
+	})
+	rows("Q6K", 210, func() {
+		fours()
+		broadcast(low4, 31)
+		broadcast(bits45, 30)
+		for h, m := range sixthCounts {
+			VMOVDQU64(m, z[25+h])
+		}
+		VMOVDQU32(NewDataAddr(Symbol{Name: "doubled", Static: true}, 0), z[27])
+	}, func(r *rowProduct) {
+		one(&unpacker{src: r.src}, 208)
+		VBROADCASTSS(reg.X2, z[2])
+		VPMOVSXBD(ptr(r.src, 192), z[0])
+		VCVTDQ2PS(z[0], z[0])
+		VMULPS(z[2], z[0], z[0])
+		VMOVUPS(ptr(r.scales, 0), reg.Y1)
+		VPERMPS(z[1], z[27], z[1])
+		VMULPS(z[1], z[0], z[0])
+		for h := range 2 {
+			VMOVDQU64(ptr(r.src, 64*h), z[11])
+			VBROADCASTI64X4(ptr(r.src, 128+32*h), z[10])
+			for part := range 2 {
+				if part == 0 {
+					VPANDD(z[31], z[11], z[6])
+					VPSLLVW(z[25], z[10], z[8])
+				} else {
+					VPSRLW(U8(4), z[11], z[6])
+					VPANDD(z[31], z[6], z[6])
+					VPSRLVW(z[26], z[10], z[8])
+				}
+				VPTERNLOGD(U8(0xf8), z[30], z[8], z[6])
+				multiply(r, 2*h+part, 5)
+			}
+		}
+	})
+	rows("IQ4XS", 136, func() {
+		pairs()
+		spreadConstants()
+		VBROADCASTI32X4(iq4, z[28])
+		VPBROADCASTD(n32, reg.Y13)
+		VPBROADCASTD(n15, reg.Y12)
+		VPBROADCASTD(n3, reg.Y11)
+		VMOVDQU(by4, reg.Y10)
+		VMOVDQU(by2, reg.Y15)
+	}, func(r *rowProduct) {
+		one(&unpacker{src: r.src}, 0)
+		VPBROADCASTD(ptr(r.src, 4), reg.Y0)
+		VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
+		VPAND(reg.Y12, reg.Y0, reg.Y0)
+		VPBROADCASTW(ptr(r.src, 2), reg.Y1)
+		VPSRLVD(reg.Y15, reg.Y1, reg.Y1)
+		VPAND(reg.Y11, reg.Y1, reg.Y1)
+		VPSLLD(U8(4), reg.Y1, reg.Y1)
+		VPOR(reg.Y1, reg.Y0, reg.Y0)
+		VPSUBD(reg.Y13, reg.Y0, reg.Y0)
+		scaledBy(0, 2, ptr(r.scales, 0))
+		for j := range 4 {
+			VMOVDQU(ptr(r.src, 8+32*j), reg.Y6)
+			spreadNibbles()
+			VPSHUFB(z[6], z[28], z[6])
+			multiply(r, j, 7)
+		}
+	})
+}
+
+// rowProduct holds the pointers of a product of rows with one token.
+type rowProduct struct {
+	src, values, neg, scales, sums reg.GPVirtual
+}
+
+// rows writes the product of rows, size bytes for 256 columns, with a token.
+func rows(name string, size int, setup func(), body func(r *rowProduct)) {
+	text("rows"+name+"VNNI", "func(out *float32, rows int, src, values *byte, neg *int32, scales, sums *float32, blocks int)",
+		"rows"+name+"VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of",
+		"one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the",
+		"sums of each 32 activations.")
+	r := &rowProduct{src: load("src"), values: GP64(), neg: GP64(), scales: GP64(), sums: GP64()}
+	out, n, left := load("out"), load("rows"), GP64()
+	setup()
+	TESTQ(n, n)
+	JZ(LabelRef("done"))
+	Label("row")
+	for i := range 4 {
+		clearZ(zmm[16+i])
+	}
+	Load(Param("values"), r.values)
+	Load(Param("neg"), r.neg)
+	Load(Param("scales"), r.scales)
+	Load(Param("sums"), r.sums)
+	Load(Param("blocks"), left)
+	Label("block")
+	for i := 0; i < size; i += 64 {
+		PREFETCHT0(ptr(r.src, ahead+i))
+	}
+	body(r)
+	ADDQ(U32(uint32(size)), r.src)
+	ADDQ(U32(256), r.values)
+	ADDQ(U32(256), r.neg)
+	ADDQ(U32(32), r.scales)
+	ADDQ(U32(32), r.sums)
+	DECQ(left)
+	JNZ(LabelRef("block"))
+	VADDPS(zmm[17], zmm[16], zmm[0])
+	VADDPS(zmm[19], zmm[18], zmm[1])
+	VADDPS(zmm[1], zmm[0], zmm[0])
+	sumPS(avx512, 0, 1)
+	VMOVSS(reg.X0, ptr(out, 0))
+	ADDQ(U32(4), out)
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	Label("done")
+	ret()
 }
 
 // ahead is how far before their use bytes of a matrix are asked for: one that
