@@ -444,11 +444,16 @@ func (d *Decoder) Value() (any, error) {
 		s, err := d.String()
 		return s, err
 	default:
-		for word, v := range map[string]any{"null": nil, "true": true, "false": false} {
-			if strings.HasPrefix(d.s[d.pos:], word) {
-				d.pos += len(word)
-				return v, nil
-			}
+		switch rest := d.s[d.pos:]; {
+		case strings.HasPrefix(rest, "null"):
+			d.pos += len("null")
+			return nil, nil
+		case strings.HasPrefix(rest, "true"):
+			d.pos += len("true")
+			return true, nil
+		case strings.HasPrefix(rest, "false"):
+			d.pos += len("false")
+			return false, nil
 		}
 		n, err := d.Number()
 		return json.Number(n), err

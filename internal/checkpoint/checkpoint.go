@@ -164,11 +164,8 @@ func (c *Checkpoint) open(set fileSet) error {
 	return nil
 }
 
-// isMeta reports whether names and weights are as Meta publishes them.
+// isMeta reports whether the tensors have Meta's names.
 func (c *Checkpoint) isMeta() bool {
-	if !c.has("params.json") {
-		return false
-	}
 	return slices.ContainsFunc(c.parts, func(p *part) bool {
 		return slices.ContainsFunc(p.tensors, func(t Tensor) bool {
 			return t.Name == "tok_embeddings.weight" || t.Name == "layers.0.attention.wq.weight"

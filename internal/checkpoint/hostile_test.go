@@ -273,6 +273,21 @@ func TestInputChanges(t *testing.T) {
 	}
 }
 
+// TestReadError: what the system says, and where.
+func TestReadError(t *testing.T) {
+	path := filepath.Join(directory(t, map[string]string{"model.safetensors": string(weights(t, 0, map[string][]uint64{"a": {10, 10}}))}), "model.safetensors")
+	c := open(t, path)
+	if err := c.parts[0].in.f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a := &c.Tensors[0]
+	at := a.Rows.(*flat).off + 40
+	err := a.ReadRows(make([]byte, 40), 1, 1)
+	if want := fmt.Sprintf("%s: read error at %d: ", path, at); err == nil || !strings.HasPrefix(err.Error(), want) || !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("error %v, want %s...", err, want)
+	}
+}
+
 // TestParallel joins four and eight files, with the embedding divided along
 // the columns as in Llama 2 and along the rows as in Llama 3.
 func TestParallel(t *testing.T) {

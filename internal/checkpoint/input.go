@@ -75,6 +75,10 @@ func (in *input) ReadAt(p []byte, off int64) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, in.changed()
 	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
 	return n, formats.Malformedf(in.name, -1, "read error at %d: %v", off+int64(n), err)
 }
 
