@@ -23,7 +23,7 @@ test:
 	$(GO) test ./...
 
 race: ## what runs concurrently, under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short ./internal/stream/ ./internal/convert/ ./internal/quantize/ ./internal/decoder/ ./internal/eval/ ./kernels/
+	CGO_ENABLED=1 $(GO) test -race -short ./internal/stream/ ./internal/checkpoint/ ./internal/convert/ ./internal/quantize/ ./internal/decoder/ ./internal/eval/ ./kernels/
 
 bench: build ## speed and memory against llama.cpp (needs python3 and npm for the peer)
 	./scripts/bench.sh
