@@ -1,93 +1,29 @@
 package vocab
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 
 	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/tokenizer"
 	"github.com/smeltgguf/smelt/internal/tokenizer/hf"
 )
-
-// fastTokenizer is the part of tokenizer.json, the file of Hugging Face's
-// tokenizers library, that a GGUF needs.
-type fastTokenizer struct {
-	AddedTokens   []addedToken    `json:"added_tokens"`
-	Normalizer    json.RawMessage `json:"normalizer"`
-	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
-	PostProcessor processor       `json:"post_processor"`
-	Decoder       struct {
-		Type string `json:"type"`
-	} `json:"decoder"`
-	Model struct {
-		Type         string          `json:"type"`
-		Vocab        json.RawMessage `json:"vocab"` // BPE: text -> id; Unigram: list of [text, score]
-		Merges       json.RawMessage `json:"merges"`
-		ByteFallback bool            `json:"byte_fallback"`
-		IgnoreMerges bool            `json:"ignore_merges"`
-	} `json:"model"`
-
-	vocab map[string]int // Model.Vocab, once it was asked for
-}
 
 const fastFile = "tokenizer.json"
 
 // fastTokenizer returns tokenizer.json, nil if there is none.
-func (v *Builder) fastTokenizer() *fastTokenizer {
+func (v *Builder) fastTokenizer() *hf.Tokenizer {
 	if v.fast == nil {
 		data := v.file(fastFile)
 		if data == nil {
 			return nil
 		}
-		v.fast = &fastTokenizer{}
-		if err := json.Unmarshal(data, v.fast); err != nil {
-			v.bad(fastFile, "%v", err)
-		}
-		for _, t := range v.fast.AddedTokens {
-			if t.ID < 0 || t.ID > 1<<31-1 {
-				v.bad(fastFile, "added token %s: bad id %d", formats.Quote(t.Content), t.ID)
-			}
+		var err error
+		if v.fast, err = hf.Parse(data, v.ck.File(fastFile)); err != nil {
+			fail(err)
 		}
 	}
 	return v.fast
-}
-
-// merges returns the merges, each as its two parts with a space between. Where
-// a part has a space itself, it is written as U+0120, as byte-level BPE has it.
-func (f *fastTokenizer) merges(v *Builder) []string {
-	if len(f.Model.Merges) == 0 {
-		return nil
-	}
-	var list []string
-	if json.Unmarshal(f.Model.Merges, &list) == nil {
-		return list
-	}
-	var pairs [][]string
-	if err := json.Unmarshal(f.Model.Merges, &pairs); err != nil {
-		v.bad(fastFile, "model.merges: %v", err)
-	}
-	list = make([]string, len(pairs))
-	for i, p := range pairs {
-		if len(p) != 2 {
-			v.bad(fastFile, "model.merges: entry %d has %d parts", i, len(p))
-		}
-		list[i] = strings.ReplaceAll(p[0], " ", "\u0120") + " " + strings.ReplaceAll(p[1], " ", "\u0120")
-	}
-	return list
-}
-
-// bpeVocab returns the base vocabulary of a BPE tokenizer, text -> id.
-func (f *fastTokenizer) bpeVocab(v *Builder) map[string]int {
-	if f.vocab != nil {
-		return f.vocab
-	}
-	if f.Model.Type != "BPE" {
-		v.bad(fastFile, "model type %s, want BPE", formats.Quote(f.Model.Type))
-	}
-	if err := json.Unmarshal(f.Model.Vocab, &f.vocab); err != nil {
-		v.bad(fastFile, "model.vocab: %v", err)
-	}
-	return f.vocab
 }
 
 // HasByteFallbackBPE reports whether tokenizer.json holds a BPE in
@@ -95,16 +31,15 @@ func (f *fastTokenizer) bpeVocab(v *Builder) map[string]int {
 // bytes.
 func (v *Builder) HasByteFallbackBPE() bool {
 	f := v.fastTokenizer()
-	return f != nil && f.Model.Type == "BPE" && f.Model.ByteFallback && f.Decoder.Type == "Sequence"
+	return f != nil && f.ModelType == "BPE" && f.ByteFallback
 }
 
 // ByteFallbackBPE writes a tokenizer.json in SentencePiece's form. It holds no
 // scores: the tokens' order stands for them.
 func (v *Builder) ByteFallbackBPE() {
 	f := v.fastTokenizer()
-	texts := v.byID(fastFile, f.bpeVocab(v))
 	special := map[string]bool{}
-	for _, e := range f.AddedTokens {
+	for _, e := range f.Added {
 		if e.Special {
 			special[e.Content] = true
 		}
@@ -113,22 +48,22 @@ func (v *Builder) ByteFallbackBPE() {
 	add := func(text string, typ int32) {
 		t.text, t.score, t.typ = append(t.text, text), append(t.score, -1000), append(t.typ, typ)
 	}
-	for id, text := range texts {
+	for id, text := range f.Tokens {
 		switch {
-		case text == nil:
+		case text == "":
 			v.bad(fastFile, "hole at id %d", id)
-		case isByte(*text):
-			add(*text, byteToken)
-		case special[*text]:
-			add(*text, control)
+		case isByte(text):
+			add(text, byteToken)
+		case special[text]:
+			add(text, control)
 		default:
-			add(*text, normal)
+			add(text, normal)
 		}
 	}
-	added := slices.Clone(f.AddedTokens)
-	slices.SortStableFunc(added, func(a, b addedToken) int { return a.ID - b.ID })
+	added := slices.Clone(f.Added)
+	slices.SortStableFunc(added, func(a, b hf.AddedToken) int { return a.ID - b.ID })
 	for _, e := range added {
-		if e.ID < len(texts) {
+		if e.ID < len(f.Tokens) {
 			continue
 		}
 		if e.ID != len(t.text) {
@@ -140,6 +75,9 @@ func (v *Builder) ByteFallbackBPE() {
 			add(e.Content, userDefined)
 		}
 	}
+	if size := v.opt.Size; size > 0 && len(t.text) > size {
+		v.bad(fastFile, "vocab %d, embedding %d", len(t.text), size)
+	}
 	v.write("llama", "default", t, true)
 	v.Special(false, len(t.text))
 }
@@ -149,61 +87,64 @@ func isByte(s string) bool {
 	return len(s) == 6 && strings.HasPrefix(s, "<0x") && s[5] == '>' && strings.Trim(s[3:5], "0123456789abcdefABCDEF") == ""
 }
 
-// byID inverts a vocabulary; entries that no text has are nil.
-func (v *Builder) byID(file string, vocab map[string]int) []*string {
-	top := -1
-	for text, id := range vocab {
-		if id < 0 || id >= 1<<24 {
-			v.bad(file, "token %s: bad id %d", formats.Quote(text), id)
-		}
-		top = max(top, id)
-	}
-	// A sparse vocabulary must not cost memory that the file did not.
-	if top >= 4*len(vocab)+1024 {
-		v.bad(file, "ids up to %d for %d tokens", top, len(vocab))
-	}
-	out := make([]*string, top+1)
-	for text, id := range vocab {
-		if out[id] != nil {
-			a, b := *out[id], text
-			v.bad(file, "id %d: %s and %s", id, formats.Quote(min(a, b)), formats.Quote(max(a, b)))
-		}
-		out[id] = &text
-	}
-	return out
-}
-
-// BPE writes a byte-level BPE from tokenizer.json, or from vocab.json and
-// merges.txt.
+// BPE writes a byte-level BPE: from tokenizer.json, from vocab.json and
+// merges.txt, from a tokenizer.model in tiktoken's format, or from tekken.json.
 func (v *Builder) BPE() {
-	t := v.bpe()
-	v.write("gpt2", v.pre(), t, false)
+	f := v.fastTokenizer()
+	if f == nil {
+		if data := v.file("tekken.json"); data != nil {
+			v.tekken(data)
+			return
+		}
+		if data := v.file("tokenizer.model"); data != nil && hf.LooksTiktoken(data) {
+			v.tiktoken(data)
+			return
+		}
+		f = v.slowTokenizer()
+	}
+	t := v.bpe(f)
+	v.write("gpt2", v.pre(f), t, false)
 	v.Special(true, 0)
 }
 
-func (v *Builder) bpe() *tokens {
-	var vocab map[string]int
-	var added []addedToken
-	file := fastFile
-	if f := v.fastTokenizer(); f != nil {
-		vocab, added = f.bpeVocab(v), f.AddedTokens
-	} else {
-		file = "vocab.json"
-		data := v.file(file)
-		if data == nil {
-			fail(formats.Malformedf(v.ck.Path, -1, "no tokenizer: neither tokenizer.model nor tokenizer.json nor vocab.json is there"))
-		}
-		if err := json.Unmarshal(data, &vocab); err != nil {
-			v.bad(file, "%v", err)
-		}
-		more := v.json("added_tokens.json")
-		for _, text := range sortedKeys(more) {
-			added = append(added, addedToken{ID: v.id("added_tokens.json", text, more[text]), Content: text})
-		}
+// slowTokenizer reads vocab.json, merges.txt and added_tokens.json.
+func (v *Builder) slowTokenizer() *hf.Tokenizer {
+	vocab, merges := v.file("vocab.json"), v.file("merges.txt")
+	if vocab == nil || merges == nil {
+		fail(formats.Malformedf(v.ck.Path, -1, "no tokenizer: neither tokenizer.model nor tokenizer.json nor vocab.json with merges.txt is there"))
 	}
-	added = v.mergeAdded(added)
-	texts := v.byID(file, vocab)
-	top := len(texts)
+	f, err := hf.ParseBPE(vocab, merges, v.ck.File("vocab.json"), v.ck.File("merges.txt"), v.TokenizerClass())
+	if err != nil {
+		fail(err)
+	}
+	const file = "added_tokens.json"
+	more := v.json(file)
+	for _, text := range sortedKeys(more) {
+		f.Added = append(f.Added, hf.AddedToken{ID: v.id(file, text, more[text]), Content: text})
+	}
+	v.slow = f
+	return f
+}
+
+// pre returns the name of the pre-tokenizer.
+func (v *Builder) pre(f *hf.Tokenizer) string {
+	if v.opt.Pre != "" {
+		return v.opt.Pre
+	}
+	modelType, _ := v.config["model_type"].(string)
+	name, err := f.Pre(modelType)
+	if err != nil {
+		fail(err)
+	}
+	return name
+}
+
+func (v *Builder) bpe(f *hf.Tokenizer) *tokens {
+	if f.ModelType != "BPE" {
+		v.bad(fastFile, "model type %s, want BPE", formats.Quote(f.ModelType))
+	}
+	added := v.mergeAdded(f.Added)
+	top := len(f.Tokens)
 	for _, e := range added {
 		top = max(top, e.ID+1)
 	}
@@ -212,17 +153,17 @@ func (v *Builder) bpe() *tokens {
 		size = top
 	}
 	if top > size {
-		v.bad(file, "vocab %d, embedding %d", top, size)
+		v.bad(fastFile, "vocab %d, embedding %d", top, size)
 	}
 	t := padded(size)
-	for id, text := range texts {
-		if text != nil {
-			t.set(id, *text, 0, normal)
+	for id, text := range f.Tokens {
+		if text != "" {
+			t.set(id, text, 0, normal)
 		}
 	}
 	for _, e := range added {
-		if e.ID < len(texts) && texts[e.ID] != nil && *texts[e.ID] != e.Content {
-			v.bad(file, "id %d: %s and %s", e.ID, formats.Quote(*texts[e.ID]), formats.Quote(e.Content))
+		if e.ID < len(f.Tokens) && f.Tokens[e.ID] != "" && f.Tokens[e.ID] != e.Content {
+			v.bad(fastFile, "id %d: %s and %s", e.ID, formats.Quote(f.Tokens[e.ID]), formats.Quote(e.Content))
 		}
 		text, typ := addedText(e)
 		t.set(e.ID, text, 0, typ)
@@ -232,16 +173,11 @@ func (v *Builder) bpe() *tokens {
 
 // mergeAdded adds tokenizer_config.json's added tokens to those of the
 // tokenizer; where both have a token, its flags are the tokenizer's.
-func (v *Builder) mergeAdded(added []addedToken) []addedToken {
+func (v *Builder) mergeAdded(added []hf.AddedToken) []hf.AddedToken {
 	out := slices.Clone(added)
 	known := map[string]bool{}
-	byID := map[int]string{}
 	for _, e := range out {
 		known[e.Content] = true
-		if old, dup := byID[e.ID]; dup && old != e.Content {
-			v.bad(fastFile, "id %d: %s and %s", e.ID, formats.Quote(old), formats.Quote(e.Content))
-		}
-		byID[e.ID] = e.Content
 	}
 	for _, e := range v.decoderEntries() {
 		if !known[e.Content] {
@@ -251,36 +187,84 @@ func (v *Builder) mergeAdded(added []addedToken) []addedToken {
 	return out
 }
 
-// slowPre names the pre-tokenizers of the classes that exist as vocab.json and
-// merges.txt only, by tokenizer_config.json's tokenizer_class.
-var slowPre = map[string]string{"": "gpt-2", "GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "CodeGenTokenizer": "gpt-2"}
-
-// pre returns the name of the pre-tokenizer.
-func (v *Builder) pre() string {
-	if v.opt.Pre != "" {
-		return v.opt.Pre
-	}
-	f := v.fastTokenizer()
-	if f == nil {
-		name, ok := slowPre[v.TokenizerClass()]
-		if !ok {
-			fail(formats.Unsupportedf(v.ck.Path, -1, "the pre-tokenizer of a %s is not known without tokenizer.json", formats.Quote(v.TokenizerClass())).
-				WithHint("name it with --pre"))
-		}
-		return name
-	}
-	vocab := f.bpeVocab(v)
-	modelType, _ := v.config["model_type"].(string)
-	name, err := hf.PreTokenizer(hf.Description{
-		Normalizer:   f.Normalizer,
-		PreTokenizer: f.PreTokenizer,
-		IgnoreMerges: f.Model.IgnoreMerges,
-		ModelType:    modelType,
-		Has:          func(token string) bool { _, ok := vocab[token]; return ok },
-		Size:         len(vocab),
-	}, v.ck.File(fastFile))
+// ranks returns the vocabulary of a list of ranks, padded to the embeddings.
+func (v *Builder) ranks(r *hf.Ranks, pre, file string) *tokens {
+	vocab, err := r.Vocab(pre)
 	if err != nil {
 		fail(err)
 	}
-	return name
+	size := v.opt.Size
+	if size == 0 {
+		size = len(vocab.Tokens)
+	}
+	if len(vocab.Tokens) > size {
+		v.bad(file, "vocab %d, embedding %d", len(vocab.Tokens), size)
+	}
+	t := padded(size)
+	for i, text := range vocab.Tokens {
+		typ := normal
+		if i < len(vocab.Types) && vocab.Types[i] != tokenizer.Undefined {
+			typ = int32(vocab.Types[i])
+		}
+		t.set(i, text, 0, typ)
+	}
+	return t
+}
+
+// tiktoken writes Llama 3's tokenizer as Meta publishes it. Its special tokens
+// are not in the file, but known.
+func (v *Builder) tiktoken(data []byte) {
+	const file = "tokenizer.model"
+	r, err := hf.ParseTiktoken(data, v.ck.File(file))
+	if err != nil {
+		fail(err)
+	}
+	params := v.json("params.json")
+	scaled, _ := params["use_scaled_rope"].(bool)
+	r.Special = hf.Llama3Special(len(r.Tokens), scaled)
+	v.write("gpt2", "llama-bpe", v.ranks(r, "llama-bpe", file), false)
+	v.Set("ggml.merges", r.Merges())
+	ids := map[string]int{}
+	for _, e := range r.Special {
+		ids[e.Content] = e.ID
+	}
+	for _, s := range [][2]string{{"bos", "<|begin_of_text|>"}, {"eos", "<|end_of_text|>"}, {"eot", "<|eot_id|>"}} {
+		if id, ok := ids[s[1]]; ok {
+			v.SetToken(s[0], id)
+		}
+	}
+	v.SetAdd("bos", true)
+}
+
+// tekken writes Mistral's tokenizer, in which the special tokens come first.
+func (v *Builder) tekken(data []byte) {
+	const file = "tekken.json"
+	r, err := hf.ParseTekken(data, v.ck.File(file))
+	if err != nil {
+		fail(err)
+	}
+	t := v.ranks(r, "tekken", file)
+	ids := map[string]int{}
+	for _, e := range r.Special {
+		ids[e.Content] = e.ID
+	}
+	v.Set("ggml.model", "gpt2")
+	v.Set("ggml.pre", "tekken")
+	v.Set("ggml.merges", r.Merges())
+	for _, s := range []struct {
+		kind, text string
+		def        int
+	}{{"bos", "<s>", 1}, {"eos", "</s>", 2}, {"unk", "<unk>", 0}, {"pad", "<pad>", 2}} {
+		id, ok := ids[s.text]
+		if !ok {
+			id = s.def
+		}
+		v.SetToken(s.kind, id)
+	}
+	v.Set("ggml.tokens", t.text)
+	v.Set("ggml.scores", t.score)
+	v.Set("ggml.token_type", t.typ)
+	v.SetAdd("bos", true)
+	v.SetAdd("eos", false)
+	v.chatTemplates()
 }

@@ -1,8 +1,6 @@
 package vocab
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -14,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/tokenizer/hf"
 )
 
 // kinds of special tokens, in the order in which they are looked for, and the
@@ -85,14 +83,20 @@ func (v *Builder) Special(merges bool, limit int) {
 		if s.tokens["eos"] == "" && s.tokens["sep"] != "" {
 			s.tokens["eos"] = s.tokens["sep"]
 		}
-		s.postProcessor(fast.PostProcessor)
+		var p processor
+		if len(fast.PostProcessor) > 0 {
+			if err := json.Unmarshal(fast.PostProcessor, &p); err != nil {
+				v.bad(fastFile, "post_processor: %v", err)
+			}
+		}
+		s.postProcessor(p)
 	}
 	for _, kind := range s.kinds {
 		if add, ok := v.tokConfig["add_"+kind+"_token"].(bool); ok {
 			s.add.set(kind, add)
 		}
 		if text, ok := s.tokens[kind]; ok && v.tokConfig != nil && fast != nil {
-			for _, t := range fast.AddedTokens {
+			for _, t := range fast.Added {
 				if t.Content == text {
 					s.setID(kind, t.ID)
 					break
@@ -131,7 +135,7 @@ func (v *Builder) Special(merges bool, limit int) {
 }
 
 // preferred applies PreferEOS and DefaultToken.
-func (v *Builder) preferred(s *special, fast *fastTokenizer) {
+func (v *Builder) preferred(s *special, fast *hf.Tokenizer) {
 	if v.eos == "" && v.defaults == nil {
 		return
 	}
@@ -140,7 +144,7 @@ func (v *Builder) preferred(s *special, fast *fastTokenizer) {
 		ids[e.Content] = e.ID
 	}
 	if fast != nil {
-		for _, e := range fast.AddedTokens {
+		for _, e := range fast.Added {
 			ids[e.Content] = e.ID
 		}
 	}
@@ -253,40 +257,14 @@ func (s *special) template(single, pair []templatePart) {
 	}
 }
 
-// merges writes the merges of tokenizer.json, or else of merges.txt.
-func (v *Builder) merges(fast *fastTokenizer) {
-	var list []string
-	if fast != nil {
-		list = fast.merges(v)
+// merges writes the merges.
+func (v *Builder) merges(fast *hf.Tokenizer) {
+	if fast == nil {
+		fast = v.slow
 	}
-	if len(list) == 0 {
-		list = v.mergesFile()
+	if fast != nil && len(fast.Merges) > 0 {
+		v.Set("ggml.merges", fast.Merges)
 	}
-	if len(list) > 0 {
-		v.Set("ggml.merges", list)
-	}
-}
-
-func (v *Builder) mergesFile() []string {
-	data := v.file("merges.txt")
-	var list []string
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	sc.Buffer(nil, 1<<20)
-	for n := 1; sc.Scan(); n++ {
-		line := strings.TrimSpace(sc.Text())
-		if line == "" || n == 1 && strings.HasPrefix(line, "#") {
-			continue
-		}
-		parts := strings.Fields(line)
-		if len(parts) != 2 {
-			v.bad("merges.txt", "line %d: %s is no pair", n, formats.Quote(line))
-		}
-		list = append(list, parts[0]+" "+parts[1])
-	}
-	if err := sc.Err(); err != nil {
-		v.bad("merges.txt", "%v", err)
-	}
-	return list
 }
 
 // chatTemplates writes the chat templates: those of tokenizer_config.json, a

@@ -13,6 +13,7 @@ import (
 	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/formats/sentencepiece"
 	"github.com/smeltgguf/smelt/internal/checkpoint"
+	"github.com/smeltgguf/smelt/internal/tokenizer/hf"
 )
 
 // Token types of GGUF; they are SentencePiece's piece types.
@@ -42,9 +43,10 @@ type Builder struct {
 	meta *gguf.Metadata
 	opt  Options
 
-	config    object // config.json
-	tokConfig object // tokenizer_config.json; nil if there is none
-	fast      *fastTokenizer
+	config    object        // config.json
+	tokConfig object        // tokenizer_config.json; nil if there is none
+	fast      *hf.Tokenizer // tokenizer.json, once it was asked for
+	slow      *hf.Tokenizer // vocab.json and merges.txt
 
 	retype func(text string, typ int32) (string, int32)
 	eos    string
@@ -189,17 +191,7 @@ func (v *Builder) write(model, pre string, t *tokens, scores bool) {
 // SentencePiece's format.
 func (v *Builder) HasSentencePiece() bool {
 	b := v.file("tokenizer.model")
-	return b != nil && !isTiktoken(b)
-}
-
-// isTiktoken reports whether a tokenizer.model is a list of base64 tokens and
-// ranks, as Llama 3 has it, and not a protobuf.
-func isTiktoken(b []byte) bool {
-	line, _, _ := strings.Cut(string(b[:min(len(b), 256)]), "\n")
-	tok, rank, ok := strings.Cut(line, " ")
-	return ok && tok != "" && rank != "" &&
-		strings.Trim(rank, "0123456789\r") == "" &&
-		strings.Trim(tok, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") == ""
+	return b != nil && !hf.LooksTiktoken(b)
 }
 
 // SentencePiece writes the vocabulary of tokenizer.model, of added_tokens.json
@@ -223,7 +215,7 @@ func (v *Builder) SentencePieceExact(prefix bool) {
 	t := v.sentencePiece()
 	added := v.decoderEntries()
 	if f := v.fastTokenizer(); f != nil {
-		added = append(added, f.AddedTokens...)
+		added = append(added, f.Added...)
 	}
 	for _, e := range added {
 		switch {
@@ -257,8 +249,8 @@ func Count(ck *checkpoint.Checkpoint) int {
 	err = v.Run(func(v *Builder) {
 		if v.HasSentencePiece() {
 			n = len(v.sentencePiece().text)
-		} else {
-			n = len(v.bpe().text)
+		} else if f := v.fastTokenizer(); f != nil {
+			n = len(v.bpe(f).text)
 		}
 	})
 	if err != nil {
@@ -329,16 +321,8 @@ func (v *Builder) id(file, text string, val any) int {
 	return int(id)
 }
 
-// addedToken is an entry of added_tokens_decoder or of tokenizer.json.
-type addedToken struct {
-	ID         int    `json:"id"`
-	Content    string `json:"content"`
-	Special    bool   `json:"special"`
-	Normalized bool   `json:"normalized"`
-}
-
 // decoderEntries returns tokenizer_config.json's added_tokens_decoder, by id.
-func (v *Builder) decoderEntries() []addedToken {
+func (v *Builder) decoderEntries() []hf.AddedToken {
 	const file = "tokenizer_config.json"
 	raw, ok := v.tokConfig["added_tokens_decoder"]
 	if !ok || raw == nil {
@@ -348,7 +332,7 @@ func (v *Builder) decoderEntries() []addedToken {
 	if !ok {
 		v.bad(file, "added_tokens_decoder is no object")
 	}
-	var out []addedToken
+	var out []hf.AddedToken
 	for _, key := range sortedKeys(entries) {
 		e, _ := entries[key].(object)
 		text, ok := e["content"].(string)
@@ -358,15 +342,15 @@ func (v *Builder) decoderEntries() []addedToken {
 		}
 		special, _ := e["special"].(bool)
 		normalized, _ := e["normalized"].(bool)
-		out = append(out, addedToken{id, text, special, normalized})
+		out = append(out, hf.AddedToken{ID: id, Content: text, Special: special, Normalized: normalized})
 	}
-	slices.SortFunc(out, func(a, b addedToken) int { return a.ID - b.ID })
+	slices.SortFunc(out, func(a, b hf.AddedToken) int { return a.ID - b.ID })
 	return out
 }
 
 // addedText returns the text and type of an added token: control if it is
 // special or looks so, else user-defined, its spaces written as such.
-func addedText(e addedToken) (string, int32) {
+func addedText(e hf.AddedToken) (string, int32) {
 	if e.Special || looksSpecial(e.Content) {
 		return e.Content, control
 	}
