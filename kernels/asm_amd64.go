@@ -438,6 +438,41 @@ func unpackIQ4XSAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks
 //go:noescape
 func unpackTQ2AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
 
+// unpackIQ2XXSAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ2XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ2XSAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ2XSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ2SAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ2SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ3XXSAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ3XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ3SAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ3SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ1SAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
+// unpackIQ1MAVX2 writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+
 // rowsQ4_0VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
 // one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
 // sums of each 32 activations.

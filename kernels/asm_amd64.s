@@ -7466,6 +7466,996 @@ done:
 	VZEROUPPER
 	RET
 
+DATA by1<>+0(SB)/4, $0x00000000
+DATA by1<>+4(SB)/4, $0x00000001
+DATA by1<>+8(SB)/4, $0x00000002
+DATA by1<>+12(SB)/4, $0x00000003
+DATA by1<>+16(SB)/4, $0x00000004
+DATA by1<>+20(SB)/4, $0x00000005
+DATA by1<>+24(SB)/4, $0x00000006
+DATA by1<>+28(SB)/4, $0x00000007
+GLOBL by1<>(SB), RODATA|NOPTR, $32
+
+DATA by3<>+0(SB)/4, $0x00000000
+DATA by3<>+4(SB)/4, $0x00000003
+DATA by3<>+8(SB)/4, $0x00000006
+DATA by3<>+12(SB)/4, $0x00000009
+DATA by3<>+16(SB)/4, $0x00000000
+DATA by3<>+20(SB)/4, $0x00000000
+DATA by3<>+24(SB)/4, $0x00000000
+DATA by3<>+28(SB)/4, $0x00000000
+GLOBL by3<>(SB), RODATA|NOPTR, $32
+
+DATA by7<>+0(SB)/4, $0x00000000
+DATA by7<>+4(SB)/4, $0x00000007
+DATA by7<>+8(SB)/4, $0x0000000e
+DATA by7<>+12(SB)/4, $0x00000015
+DATA by7<>+16(SB)/4, $0x00000000
+DATA by7<>+20(SB)/4, $0x00000000
+DATA by7<>+24(SB)/4, $0x00000000
+DATA by7<>+28(SB)/4, $0x00000000
+GLOBL by7<>(SB), RODATA|NOPTR, $32
+
+// func unpackIQ2XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ2XXSAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	VMOVDQU      by7<>+0(SB), Y14
+	MOVL         $0x0000007f, DI
+	VMOVD        DI, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	VPMOVZXBD    2(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 6(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    10(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 14(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    18(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 22(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    26(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 30(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    34(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 38(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    42(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 46(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    50(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 54(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    58(BX), X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 62(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000042, BX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ2XSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ2XSAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	MOVL         $0x000001ff, DI
+	VMOVD        DI, X14
+	VPBROADCASTD X14, Y14
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	PREFETCHT0 2048(BX)
+	PREFETCHT0 2112(BX)
+	VPMOVZXWD  2(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, (AX)
+	VPMOVZXWD  10(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 32(AX)
+	VPMOVZXWD  18(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 64(AX)
+	VPMOVZXWD  26(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 96(AX)
+	VPMOVZXWD  34(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 128(AX)
+	VPMOVZXWD  42(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 160(AX)
+	VPMOVZXWD  50(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 192(AX)
+	VPMOVZXWD  58(BX), X4
+	VPSRLD     $0x09, X4, X5
+	VPAND      X14, X4, X4
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (CX)(X4*8), Y0
+	VPCMPEQB   Y3, Y3, Y3
+	VPGATHERDQ Y3, (DX)(X5*8), Y1
+	VPXOR      Y1, Y0, Y0
+	VPSUBB     Y1, Y0, Y0
+	VPXOR      Y15, Y0, Y0
+	VMOVDQU    Y0, 224(AX)
+	ADDQ       $0x00000100, AX
+	ADDQ       $0x0000004a, BX
+	DECQ       SI
+	JNZ        loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ2SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ2SAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	VPBROADCASTQ eachBit<>+0(SB), Y13
+	VMOVDQU      spread<>+0(SB), Y12
+	VPCMPEQB     Y11, Y11, Y11
+	VMOVDQU      by2<>+0(SB), Y14
+	MOVL         $0x00000300, SI
+	VMOVD        SI, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(DX)
+	PREFETCHT0   2112(DX)
+	VPMOVZXBD    2(DX), X4
+	VPBROADCASTB 66(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 34(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    6(DX), X4
+	VPBROADCASTB 67(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 38(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    10(DX), X4
+	VPBROADCASTB 68(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 42(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    14(DX), X4
+	VPBROADCASTB 69(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 46(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    18(DX), X4
+	VPBROADCASTB 70(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 50(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    22(DX), X4
+	VPBROADCASTB 71(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 54(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    26(DX), X4
+	VPBROADCASTB 72(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 58(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    30(DX), X4
+	VPBROADCASTB 73(DX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPBROADCASTD 62(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000052, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ3XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ3XXSAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	VMOVDQU      by7<>+0(SB), Y14
+	MOVL         $0x0000007f, DI
+	VMOVD        DI, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	VPMOVZXBD    2(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 66(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    10(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 70(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    18(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 74(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    26(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 78(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    34(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 82(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    42(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 86(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    50(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 90(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    58(BX), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 94(BX), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000062, BX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ3SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ3SAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), DX
+	MOVQ         blocks+32(FP), BX
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	VPBROADCASTQ eachBit<>+0(SB), Y13
+	VMOVDQU      spread<>+0(SB), Y12
+	VPCMPEQB     Y11, Y11, Y11
+	VMOVDQU      by1<>+0(SB), Y14
+	MOVL         $0x00000100, SI
+	VMOVD        SI, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        BX, BX
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(DX)
+	PREFETCHT0   2112(DX)
+	VPMOVZXBD    2(DX), Y4
+	VPBROADCASTB 66(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 74(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    10(DX), Y4
+	VPBROADCASTB 67(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 78(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    18(DX), Y4
+	VPBROADCASTB 68(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 82(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    26(DX), Y4
+	VPBROADCASTB 69(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 86(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    34(DX), Y4
+	VPBROADCASTB 70(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 90(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    42(DX), Y4
+	VPBROADCASTB 71(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 94(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    50(DX), Y4
+	VPBROADCASTB 72(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 98(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    58(DX), Y4
+	VPBROADCASTB 73(DX), Y5
+	VPSRLVD      Y14, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPAND        Y10, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (CX)(Y4*4), Y0
+	VPBROADCASTD 102(DX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x0000006e, DX
+	DECQ         BX
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ1SAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VMOVDQU      by3<>+0(SB), Y14
+	MOVL         $0x00000700, DI
+	VMOVD        DI, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(BX)
+	VPMOVZXBD    2(BX), X4
+	MOVWLZX      34(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    6(BX), X4
+	MOVWLZX      36(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    10(BX), X4
+	MOVWLZX      38(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    14(BX), X4
+	MOVWLZX      40(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    18(BX), X4
+	MOVWLZX      42(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    22(BX), X4
+	MOVWLZX      44(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    26(BX), X4
+	MOVWLZX      46(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    30(BX), X4
+	MOVWLZX      48(BX), DI
+	VMOVD        DI, X5
+	VPBROADCASTD X5, X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	SHRL         $0x0f, DI
+	VPBROADCASTQ (DX)(DI*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000032, BX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·unpackIQ1MAVX2(SB), NOSPLIT, $0-40
+	MOVQ         u+0(FP), AX
+	MOVQ         table+8(FP), CX
+	MOVQ         masks+16(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         blocks+32(FP), SI
+	VMOVDQU      by4<>+0(SB), Y14
+	MOVL         $0x00000700, DI
+	VMOVD        DI, X10
+	VPBROADCASTD X10, Y10
+	MOVL         $0x00000001, DI
+	VMOVD        DI, X13
+	VPBROADCASTD X13, Y13
+	TESTQ        SI, SI
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(BX)
+	VPMOVZXBD    (BX), X4
+	VPBROADCASTW 32(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    4(BX), X4
+	VPBROADCASTW 34(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    8(BX), X4
+	VPBROADCASTW 36(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    12(BX), X4
+	VPBROADCASTW 38(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    16(BX), X4
+	VPBROADCASTW 40(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    20(BX), X4
+	VPBROADCASTW 42(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    24(BX), X4
+	VPBROADCASTW 44(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    28(BX), X4
+	VPBROADCASTW 46(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSRLD       $0x03, X5, X6
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
+	VPAND        X13, X6, X6
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPADDB       Y1, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000038, BX
+	DECQ         SI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
 DATA eachTwice<>+0(SB)/8, $0x0000000000000000
 DATA eachTwice<>+8(SB)/8, $0x0000000000000001
 DATA eachTwice<>+16(SB)/8, $0x0000000000000000

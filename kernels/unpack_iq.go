@@ -115,33 +115,73 @@ func putSigned(u []byte, w, mask uint64) {
 	binary.LittleEndian.PutUint64(u, (w^mask+mask&eachByte)^0x80*eachByte)
 }
 
-func unpackIQ2XXS(u []byte, scale, _ []float32, src []byte) {
-	table := tableIQ2XXS()[:256]
-	for ; len(src) >= 66; u, scale, src = u[256:], scale[8:], src[66:] {
-		d := half(src)
-		for g := range 8 {
-			q, out := src[2+8*g:][:8], u[32*g:][:32]
-			s := binary.LittleEndian.Uint32(q[4:])
-			scale[g] = d * (0.5 + float32(s>>28)) * 0.25
-			putSigned(out, table[q[0]], signMask7[s&127])
-			putSigned(out[8:], table[q[1]], signMask7[s>>7&127])
-			putSigned(out[16:], table[q[2]], signMask7[s>>14&127])
-			putSigned(out[24:], table[q[3]], signMask7[s>>21&127])
-		}
+// The scales of one block.
+
+func scalesIQ2XXS(scale []float32, src []byte) {
+	d := half(src)
+	for g := range scale[:8] {
+		scale[g] = d * (0.5 + float32(src[2+8*g+7]>>4)) * 0.25
 	}
 }
 
-// scales2 reads the scales of groups of 16 of IQ2_XS and IQ2_S.
-func scales2(scale []float32, src []byte, d float32) {
-	for g, s := range src[:8] {
+// scalesIQ2 reads those of IQ2_XS and IQ2_S, which end with them.
+func scalesIQ2(scale []float32, src []byte) {
+	d := half(src)
+	for g, s := range src[len(src)-8:] {
 		scale[2*g], scale[2*g+1] = d*(0.5+float32(s&15))*0.25, d*(0.5+float32(s>>4))*0.25
+	}
+}
+
+func scalesIQ3XXS(scale []float32, src []byte) {
+	d := half(src)
+	for g := range scale[:8] {
+		scale[g] = d * (0.5 + float32(src[66+4*g+3]>>4)) * 0.5
+	}
+}
+
+func scalesIQ3S(scale []float32, src []byte) {
+	d := half(src)
+	for g := range scale[:8] {
+		scale[g] = d * float32(1+2*(src[106+g/2]>>(g%2*4)&15))
+	}
+}
+
+func scalesIQ1S(scale []float32, src []byte) {
+	d := half(src)
+	for g := range scale[:8] {
+		scale[g] = d * float32(2*(src[34+2*g+1]>>4&7)+1) / 8
+	}
+}
+
+func scalesIQ1M(scale []float32, src []byte) {
+	var sc [4]uint16
+	for i := range sc {
+		sc[i] = binary.LittleEndian.Uint16(src[48+2*i:])
+	}
+	d := halfToFloat(sc[0]>>12 | sc[1]>>8&0xf0 | sc[2]>>4&0xf00 | sc[3]&0xf000)
+	for g := range scale[:16] {
+		scale[g] = d * float32(2*(sc[g/4]>>(3*(g%4))&7)+1) / 8
+	}
+}
+
+func unpackIQ2XXS(u []byte, scale, _ []float32, src []byte) {
+	table := tableIQ2XXS()[:256]
+	for ; len(src) >= 66; u, scale, src = u[256:], scale[8:], src[66:] {
+		scalesIQ2XXS(scale, src)
+		for g := range 8 {
+			q, out := src[2+8*g:][:8], u[32*g:][:32]
+			s := binary.LittleEndian.Uint32(q[4:])
+			for i := range 4 {
+				putSigned(out[8*i:], table[q[i]], signMask7[s>>(7*i)&127])
+			}
+		}
 	}
 }
 
 func unpackIQ2XS(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ2XS()[:512]
 	for ; len(src) >= 74; u, scale, src = u[256:], scale[16:], src[74:] {
-		scales2(scale, src[66:], half(src))
+		scalesIQ2(scale, src[:74])
 		for i := range 32 {
 			q := binary.LittleEndian.Uint16(src[2+2*i:])
 			putSigned(u[8*i:], table[q&511], signMask7[q>>9])
@@ -152,7 +192,7 @@ func unpackIQ2XS(u []byte, scale, _ []float32, src []byte) {
 func unpackIQ2S(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ2S()[:1024]
 	for ; len(src) >= 82; u, scale, src = u[256:], scale[16:], src[82:] {
-		scales2(scale, src[74:], half(src))
+		scalesIQ2(scale, src[:82])
 		for i := range 32 {
 			index := int(src[2+i]) | int(src[66+i/4])>>(i%4*2)&3<<8
 			putSigned(u[8*i:], table[index], signMask[src[34+i]])
@@ -163,10 +203,9 @@ func unpackIQ2S(u []byte, scale, _ []float32, src []byte) {
 func unpackIQ3XXS(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ3XXS()[:256]
 	for ; len(src) >= 98; u, scale, src = u[256:], scale[8:], src[98:] {
-		d := half(src)
+		scalesIQ3XXS(scale, src)
 		for g := range 8 {
 			s := binary.LittleEndian.Uint32(src[66+4*g:])
-			scale[g] = d * (0.5 + float32(s>>28)) * 0.5
 			q, out := src[2+8*g:][:8], u[32*g:][:32]
 			for i := range 4 {
 				w := uint64(table[q[2*i]]) | uint64(table[q[2*i+1]])<<32
@@ -179,9 +218,8 @@ func unpackIQ3XXS(u []byte, scale, _ []float32, src []byte) {
 func unpackIQ3S(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ3S()[:512]
 	for ; len(src) >= 110; u, scale, src = u[256:], scale[8:], src[110:] {
-		d := half(src)
+		scalesIQ3S(scale, src)
 		for g := range 8 {
-			scale[g] = d * float32(1+2*(src[106+g/2]>>(g%2*4)&15))
 			q, h, out := src[2+8*g:][:8], int(src[66+g]), u[32*g:][:32]
 			for i := range 4 {
 				w := uint64(table[int(q[2*i])|h>>(2*i)&1<<8]) | uint64(table[int(q[2*i+1])|h>>(2*i+1)&1<<8])<<32
@@ -191,20 +229,25 @@ func unpackIQ3S(u []byte, scale, _ []float32, src []byte) {
 	}
 }
 
-// delta returns what is added to a word of tableIQ1: an eighth of a level, up
-// or, if down is 1, down.
-func delta(down uint64) uint64 { return eachByte - down*2*eachByte }
+// deltas is what is added to a word of tableIQ1: an eighth of a level up, or
+// down.
+var deltas = [2]uint64{eachByte, 0xff * eachByte}
+
+// addBytes adds the bytes of b to those of a, which are below 128, modulo 256.
+func addBytes(a, b uint64) uint64 {
+	const top = 0x80 * eachByte
+	return (a + b&^top) ^ b&top
+}
 
 func unpackIQ1S(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ1()[:2048]
 	for ; len(src) >= 50; u, scale, src = u[256:], scale[8:], src[50:] {
-		d := half(src)
+		scalesIQ1S(scale, src)
 		for g := range 8 {
 			h := binary.LittleEndian.Uint16(src[34+2*g:])
-			scale[g] = d * float32(2*(h>>12&7)+1) / 8
 			for i := range 4 {
 				w := table[int(src[2+4*g+i])|int(h>>(3*i)&7)<<8]
-				binary.LittleEndian.PutUint64(u[32*g+8*i:], w+delta(uint64(h>>15)))
+				binary.LittleEndian.PutUint64(u[32*g+8*i:], addBytes(w, deltas[h>>15]))
 			}
 		}
 	}
@@ -213,18 +256,11 @@ func unpackIQ1S(u []byte, scale, _ []float32, src []byte) {
 func unpackIQ1M(u []byte, scale, _ []float32, src []byte) {
 	table := tableIQ1()[:2048]
 	for ; len(src) >= 56; u, scale, src = u[256:], scale[16:], src[56:] {
-		var sc [4]uint16
-		for i := range sc {
-			sc[i] = binary.LittleEndian.Uint16(src[48+2*i:])
-		}
-		d := halfToFloat(sc[0]>>12 | sc[1]>>8&0xf0 | sc[2]>>4&0xf00 | sc[3]&0xf000)
-		for g := range scale[:16] {
-			scale[g] = d * float32(2*(sc[g/4]>>(3*(g%4))&7)+1) / 8
-		}
+		scalesIQ1M(scale, src)
 		for i := range 32 {
-			h := uint64(src[32+i/2] >> (i % 2 * 4))
+			h := src[32+i/2] >> (i % 2 * 4)
 			w := table[int(src[i])|int(h&7)<<8]
-			binary.LittleEndian.PutUint64(u[8*i:], w+delta(h>>3&1))
+			binary.LittleEndian.PutUint64(u[8*i:], addBytes(w, deltas[h>>3&1]))
 		}
 	}
 }

@@ -444,9 +444,48 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 	case quant.TQ2_0:
 		kernel = unpackTQ2AVX2
 	default:
-		return false
+		return lookupSIMD(t, u, scale, src, blocks)
 	}
 	kernel(&u[0], &scale[0], off, &src[0], blocks)
+	return true
+}
+
+// lookupSIMD unpacks the types with codebooks.
+func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int) bool {
+	var (
+		kernel func(u, table *byte, masks *uint64, src *byte, blocks int)
+		scales func(scale []float32, src []byte)
+		table8 []uint64
+		table4 []uint32
+		masks  = &signMask7[0]
+	)
+	switch t {
+	case quant.IQ1_S:
+		kernel, scales, table8, masks = unpackIQ1SAVX2, scalesIQ1S, tableIQ1(), &deltas[0]
+	case quant.IQ1_M:
+		kernel, scales, table8, masks = unpackIQ1MAVX2, scalesIQ1M, tableIQ1(), &deltas[0]
+	case quant.IQ2_XXS:
+		kernel, scales, table8 = unpackIQ2XXSAVX2, scalesIQ2XXS, tableIQ2XXS()
+	case quant.IQ2_XS:
+		kernel, scales, table8 = unpackIQ2XSAVX2, scalesIQ2, tableIQ2XS()
+	case quant.IQ2_S:
+		kernel, scales, table8 = unpackIQ2SAVX2, scalesIQ2, tableIQ2S()
+	case quant.IQ3_XXS:
+		kernel, scales, table4 = unpackIQ3XXSAVX2, scalesIQ3XXS, tableIQ3XXS()
+	case quant.IQ3_S:
+		kernel, scales, table4 = unpackIQ3SAVX2, scalesIQ3S, tableIQ3S()
+	default:
+		return false
+	}
+	table := (*byte)(unsafe.Pointer(unsafe.SliceData(table8)))
+	if table4 != nil {
+		table = (*byte)(unsafe.Pointer(unsafe.SliceData(table4)))
+	}
+	kernel(&u[0], table, masks, &src[0], blocks)
+	size, groups := t.BlockSize(), 256/forms[t].group
+	for b := range blocks {
+		scales(scale[b*groups:], src[b*size:][:size])
+	}
 	return true
 }
 

@@ -328,6 +328,162 @@ func unpackers() {
 		quarters(p, 0, nil)
 	})
 
+	// The IQ types look elements up in tables of package kernels, passed as
+	// arguments: 8 elements, or 4, to an index; masks has a byte of ones for each
+	// minus sign. Their scales are not unpacked here.
+	type iq struct{ u, table, masks, src reg.GPVirtual }
+	lookup := func(name string, size int, setup func(), body func(p *iq, g int)) {
+		text("unpack"+name+"AVX2", "func(u *byte, table *byte, masks *uint64, src *byte, blocks int)",
+			"unpack"+name+"AVX2 writes the bytes of whole blocks, not the scales.")
+		p := &iq{load("u"), load("table"), load("masks"), load("src")}
+		blocks := load("blocks")
+		setup()
+		TESTQ(blocks, blocks)
+		JZ(LabelRef("done"))
+		Label("loop")
+		for i := 0; i < size; i += 64 {
+			PREFETCHT0(ptr(p.src, ahead+i))
+		}
+		for g := range 8 {
+			body(p, g)
+		}
+		ADDQ(U32(256), p.u)
+		ADDQ(U32(uint32(size)), p.src)
+		DECQ(blocks)
+		JNZ(LabelRef("loop"))
+		Label("done")
+		ret()
+	}
+	// gather8 looks up the 4 indices in y[from] as words of 8 bytes.
+	gather8 := func(table reg.GPVirtual, from, to, mask int) {
+		VPCMPEQB(y[mask], y[mask], y[mask])
+		VPGATHERDQ(y[mask], Mem{Base: table, Index: y[from].AsX(), Scale: 8}, y[to])
+	}
+	// signed applies the mask in y[1] to y[0] and writes group g.
+	signed := func(p *iq, g int) {
+		VPXOR(reg.Y1, reg.Y0, reg.Y0)
+		VPSUBB(reg.Y1, reg.Y0, reg.Y0)
+		VPXOR(reg.Y15, reg.Y0, reg.Y0)
+		VMOVDQU(reg.Y0, ptr(p.u, 32*g))
+	}
+	// signBits makes a mask in y[1] of the 32 bits at disp.
+	signBits := func(p *iq, disp int) {
+		VPBROADCASTD(ptr(p.src, disp), reg.Y1)
+		VPSHUFB(reg.Y12, reg.Y1, reg.Y1)
+		VPOR(reg.Y13, reg.Y1, reg.Y1)
+		VPCMPEQB(reg.Y11, reg.Y1, reg.Y1)
+	}
+	signConstants := func() {
+		constant(sign8, 15)
+		constant(each8, 13)
+		VMOVDQU(spread, reg.Y12)
+		VPCMPEQB(reg.Y11, reg.Y11, reg.Y11)
+	}
+	// number broadcasts an integer to the 32-bit lanes of y[r].
+	number := func(v uint32, r int) {
+		g := GP32()
+		MOVL(U32(v), g)
+		VMOVD(g, y[r].AsX())
+		VPBROADCASTD(y[r].AsX(), y[r])
+	}
+	by1 := numbers("by1", 0, 1, 2, 3, 4, 5, 6, 7)
+	by3 := numbers("by3", 0, 3, 6, 9, 0, 0, 0, 0)
+	by7 := numbers("by7", 0, 7, 14, 21, 0, 0, 0, 0)
+	// sevens makes a mask in y[1] of the 4 times 7 bits at disp; y[14] holds
+	// by7, y[10] 127.
+	sevens := func(p *iq, disp int) {
+		VPBROADCASTD(ptr(p.src, disp), reg.X1)
+		VPSRLVD(reg.X14, reg.X1, reg.X1)
+		VPAND(reg.X10, reg.X1, reg.X2)
+		gather8(p.masks, 2, 1, 3)
+	}
+	sevenConstants := func() {
+		constant(sign8, 15)
+		VMOVDQU(by7, reg.Y14)
+		number(127, 10)
+	}
+	lookup("IQ2XXS", 66, sevenConstants, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 2+8*g), reg.X4)
+		gather8(p.table, 4, 0, 3)
+		sevens(p, 2+8*g+4)
+		signed(p, g)
+	})
+	lookup("IQ2XS", 74, func() { constant(sign8, 15); number(511, 14) }, func(p *iq, g int) {
+		VPMOVZXWD(ptr(p.src, 2+8*g), reg.X4)
+		VPSRLD(U8(9), reg.X4, reg.X5)
+		VPAND(reg.X14, reg.X4, reg.X4)
+		gather8(p.table, 4, 0, 3)
+		gather8(p.masks, 5, 1, 3)
+		signed(p, g)
+	})
+	lookup("IQ2S", 82, func() { signConstants(); VMOVDQU(by2, reg.Y14); number(0x300, 10) }, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 2+4*g), reg.X4)
+		VPBROADCASTB(ptr(p.src, 66+g), reg.X5)
+		VPSRLVD(reg.X14, reg.X5, reg.X5)
+		VPSLLD(U8(8), reg.X5, reg.X5)
+		VPAND(reg.X10, reg.X5, reg.X5)
+		VPOR(reg.X5, reg.X4, reg.X4)
+		gather8(p.table, 4, 0, 3)
+		signBits(p, 34+4*g)
+		signed(p, g)
+	})
+	gather4 := func(p *iq) {
+		VPCMPEQB(reg.Y3, reg.Y3, reg.Y3)
+		VPGATHERDD(reg.Y3, Mem{Base: p.table, Index: reg.Y4, Scale: 4}, reg.Y0)
+	}
+	lookup("IQ3XXS", 98, sevenConstants, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 2+8*g), reg.Y4)
+		gather4(p)
+		sevens(p, 66+4*g)
+		signed(p, g)
+	})
+	lookup("IQ3S", 110, func() { signConstants(); VMOVDQU(by1, reg.Y14); number(0x100, 10) }, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 2+8*g), reg.Y4)
+		VPBROADCASTB(ptr(p.src, 66+g), reg.Y5)
+		VPSRLVD(reg.Y14, reg.Y5, reg.Y5)
+		VPSLLD(U8(8), reg.Y5, reg.Y5)
+		VPAND(reg.Y10, reg.Y5, reg.Y5)
+		VPOR(reg.Y5, reg.Y4, reg.Y4)
+		gather4(p)
+		signBits(p, 74+4*g)
+		signed(p, g)
+	})
+	// IQ1: y[14] holds shifts, y[10] 0x700; masks holds what is added, up first.
+	lookup("IQ1S", 50, func() { VMOVDQU(by3, reg.Y14); number(0x700, 10) }, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 2+4*g), reg.X4)
+		h := GP32()
+		MOVWLZX(ptr(p.src, 34+2*g), h)
+		VMOVD(h, reg.X5)
+		VPBROADCASTD(reg.X5, reg.X5)
+		VPSRLVD(reg.X14, reg.X5, reg.X5)
+		VPSLLD(U8(8), reg.X5, reg.X5)
+		VPAND(reg.X10, reg.X5, reg.X5)
+		VPOR(reg.X5, reg.X4, reg.X4)
+		gather8(p.table, 4, 0, 3)
+		SHRL(U8(15), h)
+		VPBROADCASTQ(Mem{Base: p.masks, Index: h.As64(), Scale: 8}, reg.Y1)
+		VPADDB(reg.Y1, reg.Y0, reg.Y0)
+		VMOVDQU(reg.Y0, ptr(p.u, 32*g))
+	})
+	lookup("IQ1M", 56, func() {
+		VMOVDQU(by4, reg.Y14)
+		number(0x700, 10)
+		number(1, 13)
+	}, func(p *iq, g int) {
+		VPMOVZXBD(ptr(p.src, 4*g), reg.X4)
+		VPBROADCASTW(ptr(p.src, 32+2*g), reg.X5)
+		VPSRLVD(reg.X14, reg.X5, reg.X5)
+		VPSRLD(U8(3), reg.X5, reg.X6)
+		VPSLLD(U8(8), reg.X5, reg.X5)
+		VPAND(reg.X10, reg.X5, reg.X5)
+		VPOR(reg.X5, reg.X4, reg.X4)
+		VPAND(reg.X13, reg.X6, reg.X6)
+		gather8(p.table, 4, 0, 3)
+		gather8(p.masks, 6, 1, 3)
+		VPADDB(reg.Y1, reg.Y0, reg.Y0)
+		VMOVDQU(reg.Y0, ptr(p.u, 32*g))
+	})
+
 	// The rest are products of rows with one token, straight from the blocks:
 	// 256 columns a turn, in four registers of 64 unpacked weights each.
 	z := zmm
