@@ -172,7 +172,7 @@ func Decode(t Type, dst []float32, src []byte) {
 // weight per element of the row (the row of an importance matrix); types that
 // make no use of it ignore it. A whole row is needed at once because several
 // types scale importance by the row's mean square. It panics where the lengths
-// disagree or CanEncode is false.
+// disagree, CanEncode is false, or RequiresImportance is true and there is none.
 func Encode(t Type, dst []byte, row, importance []float32) {
 	checkEncode(t, dst, row, importance)
 	formats[t].encode(dst, row, importance)
