@@ -35,6 +35,9 @@ type name struct {
 	tokens []string // a token of these is in the vocabulary
 	// sizes is a range that the vocabulary's size lies in.
 	sizes [2]int
+	// merges: for models of no type above that do not ignore merges, where the
+	// group's first name stands for ignoring them.
+	merges bool
 }
 
 // The steps below are the regular expressions of the models' tokenizer.json, in
@@ -70,6 +73,7 @@ var knowns = []known{
 		{pre: "chatglm-bpe", models: []string{"chatglm"}},
 		{pre: "glm4", models: []string{"glm", "glm4", "glm4_moe", "glm4_moe_lite"}, tokens: []string{"[gMASK]"}},
 		{pre: "dbrx", models: []string{"dbrx", "olmo2", "olmo3", "phi3", "granitemoehybrid", "granite", "granitemoe"}, sizes: [2]int{100_000, 101_000}},
+		{pre: "smaug-bpe", merges: true},
 	}},
 	{[]string{qwen2}, []name{
 		{pre: "qwen2", models: []string{"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"}},
@@ -170,6 +174,11 @@ func (k *known) name(d Description) string {
 	}
 	for _, n := range k.names {
 		if slices.Contains(n.models, d.ModelType) {
+			return n.pre
+		}
+	}
+	for _, n := range k.names {
+		if n.merges && !d.IgnoreMerges {
 			return n.pre
 		}
 	}

@@ -51,9 +51,11 @@ func TestPreTokenizerSpellings(t *testing.T) {
 		d    Description
 		want string
 	}{
-		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated))}, "llama-bpe"},
-		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, `"behavior":"Removed","invert":true`))}, "llama-bpe"},
-		{Description{PreTokenizer: json.RawMessage(splitWith(strings.ReplaceAll(llama3, `\r`, "\r"), isolated))}, "llama-bpe"},
+		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated)), IgnoreMerges: true}, "llama-bpe"},
+		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated)), ModelType: "llama"}, "llama-bpe"},
+		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated)), ModelType: "other"}, "smaug-bpe"},
+		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, `"behavior":"Removed","invert":true`)), IgnoreMerges: true}, "llama-bpe"},
+		{Description{PreTokenizer: json.RawMessage(splitWith(strings.ReplaceAll(llama3, `\r`, "\r"), isolated)), IgnoreMerges: true}, "llama-bpe"},
 		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated)), ModelType: "dbrx"}, "dbrx"},
 		{Description{PreTokenizer: json.RawMessage(splitWith(llama3, isolated)), ModelType: "olmo2", Size: 100_256}, "dbrx"},
 		{Description{PreTokenizer: json.RawMessage(splitWith(strings.ReplaceAll(llama3, "{1,3}", "{1}"), isolated)), ModelType: "qwen2",
