@@ -22,7 +22,8 @@ type fragment struct {
 type specials struct {
 	first [256]bool // bytes that special tokens begin with
 	dict  *dict
-	strip []bool // whitespace after the token is dropped
+	// Tokens that take the whitespace before and after them.
+	before, after map[int32]bool
 }
 
 // newSpecials collects the tokens that have an attribute of with and none of
@@ -37,14 +38,20 @@ func newSpecials(t *Tokenizer, with, without attr) *specials {
 		}
 	}
 	s.dict = newDict(ids, t.v.Tokens)
+	s.before, s.after = make(map[int32]bool), make(map[int32]bool)
+	for _, id := range t.v.LStrip {
+		s.before[id] = true
+	}
+	for _, id := range t.v.RStrip {
+		s.after[id] = true
+	}
 	if t.v.StripAfterSpecial {
-		s.strip = make([]bool, t.Len())
 		for _, id := range ids {
-			s.strip[id] = true
+			s.after[id] = true
 		}
 		for _, text := range []string{"<unk>", "<s>", "<|endoftext|>"} {
 			if id, ok := t.ids[text]; ok {
-				s.strip[id] = false
+				s.after[id] = false
 			}
 		}
 	}
@@ -71,17 +78,19 @@ func (s *specials) fragments(text string) iter.Seq[fragment] {
 		found := s.find(text)
 		pos := 0
 		for _, f := range found {
-			if f.start > pos && !yield(fragment{None, pos, f.start}) {
+			start := f.start
+			for s.before[f.id] && start > pos && isSpaceASCII(text[start-1]) {
+				start--
+			}
+			if start > pos && !yield(fragment{None, pos, start}) {
 				return
 			}
 			if !yield(f) {
 				return
 			}
 			pos = f.end
-			if s.strip != nil && s.strip[f.id] {
-				for pos < len(text) && isSpaceASCII(text[pos]) {
-					pos++
-				}
+			for s.after[f.id] && pos < len(text) && isSpaceASCII(text[pos]) {
+				pos++
 			}
 		}
 		if pos < len(text) {
@@ -120,13 +129,14 @@ func (s *specials) find(text string) []fragment {
 		if free == f.end {
 			heap.Pop(&queue)
 			found = append(found, f)
-			end := f.end
-			if s.strip != nil && s.strip[f.id] {
-				for end < len(text) && !taken[end] && isSpaceASCII(text[end]) {
-					end++
-				}
+			start, end := f.start, f.end
+			for s.before[f.id] && start > 0 && !taken[start-1] && isSpaceASCII(text[start-1]) {
+				start--
 			}
-			for i := f.start; i < end; i++ {
+			for s.after[f.id] && end < len(text) && !taken[end] && isSpaceASCII(text[end]) {
+				end++
+			}
+			for i := start; i < end; i++ {
 				taken[i] = true
 			}
 			continue

@@ -74,6 +74,8 @@ type Vocab struct {
 	// StripAfterSpecial: whitespace after special tokens is dropped, as Phi-3
 	// has it.
 	StripAfterSpecial bool
+	// Ids of the special tokens that take the whitespace before and after them.
+	LStrip, RStrip []int32
 }
 
 // NewVocab returns a vocabulary without tokens that has the special ids and flags

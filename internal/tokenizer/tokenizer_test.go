@@ -149,6 +149,9 @@ func TestSpecial(t *testing.T) {
 	phi.Types = append(phi.Types, tokenizer.Control, tokenizer.Control, tokenizer.Control, tokenizer.UserDefined, tokenizer.UserDefined)
 	phi.StripAfterSpecial = true
 	phi3 := mustNew(t, phi)
+	stripping := gpt2Vocab(t)
+	stripping.LStrip, stripping.RStrip = []int32{50256}, []int32{50256}
+	strip := mustNew(t, stripping)
 	for _, tt := range []struct {
 		tok  *tokenizer.Tokenizer
 		text string
@@ -164,6 +167,7 @@ func TestSpecial(t *testing.T) {
 		{gpt2, "Hello<|endoftext|>Hello", tokenizer.Options{ParseSpecial: true, AddSpecial: true}, []int32{15496, 50256, 15496}},
 		{gpt2, "<|endoftext|>", tokenizer.Options{}, []int32{27, 91, 437, 1659, 5239, 91, 29}},
 		{gpt2, "\xff", tokenizer.Options{}, []int32{4210}}, // U+FFFD
+		{strip, "Hello <|endoftext|>\t\n<|endoftext|> Hello ", tokenizer.Options{ParseSpecial: true}, []int32{15496, 50256, 50256, 15496, 220}},
 		{phi3, "<|user|>\n Hello<|end|>", tokenizer.Options{ParseSpecial: true}, []int32{32000, 15043, 32001}},
 		// The longest special token takes its part first.
 		{phi3, "\n\n\n", tokenizer.Options{}, []int32{32003}},

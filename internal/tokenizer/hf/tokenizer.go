@@ -421,6 +421,12 @@ func (t *Tokenizer) Vocab(pre string) (*tokenizer.Vocab, error) {
 		if a.Special {
 			v.Types[a.ID] = tokenizer.Control
 		}
+		if a.LStrip {
+			v.LStrip = append(v.LStrip, int32(a.ID))
+		}
+		if a.RStrip {
+			v.RStrip = append(v.RStrip, int32(a.ID))
+		}
 	}
 	switch model {
 	case "gpt2":
