@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -143,6 +144,39 @@ func TestBytes(t *testing.T) {
 	}
 	if err := f.Rows(f.Tensors[0]).ReadRows(make([]byte, 20), 0, 1); err == nil || !strings.Contains(err.Error(), "input changed while reading") {
 		t.Errorf("reading a file cut short: %v", err)
+	}
+}
+
+// TestReadBlocks reads tensors through buffers of all sizes that hold a block.
+func TestReadBlocks(t *testing.T) {
+	f, err := open(encode(t, everyType(), someTensors()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range f.Tensors {
+		block := x.Type.BlockSize()
+		for size := block; size <= int(x.Size())+block; size++ {
+			var got []byte
+			err := f.ReadBlocks(context.Background(), x, make([]byte, size), func(b []byte) error {
+				if len(b) > size || len(b)%block != 0 {
+					t.Errorf("%s: %d bytes through %d", x.Name, len(b), size)
+				}
+				got = append(got, b...)
+				return nil
+			})
+			if err != nil || !bytes.Equal(got, bytes.Repeat([]byte{byte(i + 1)}, int(x.Size()))) {
+				t.Errorf("%s through %d: %v, %x", x.Name, size, err, got)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	calls := 0
+	err = f.ReadBlocks(ctx, f.Tensor("q"), make([]byte, 18), func([]byte) error { calls++; cancel(); return nil })
+	if !errors.Is(err, context.Canceled) || calls != 1 {
+		t.Errorf("interrupted: %v after %d calls", err, calls)
+	}
+	if err := f.ReadBlocks(context.Background(), f.Tensor("q"), make([]byte, 18), func([]byte) error { return io.ErrShortWrite }); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("an error of the function: %v", err)
 	}
 }
 
