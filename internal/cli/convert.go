@@ -30,6 +30,8 @@ GGUF. The kind of input is recognised by its content.`,
 		Example: `  convert --in hf/ --out model.gguf
   convert --in Llama-2-7b/ --out 'llama-2-7b-{ftype}.gguf' --outtype q8_0
   convert --in hf/ --out 'model-{ftype}.gguf' --outtype q4_k_m,q8_0 --imatrix model.imatrix.gguf
+  convert --in adapter/ --base hf/ --out adapter.gguf
+  convert --in hf/ --merge-lora adapter/ --out merged.gguf
   convert --in hf/ --out model.gguf --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,6 +51,8 @@ GGUF. The kind of input is recognised by its content.`,
 	f.StringVar(&o.MetadataFile, "metadata", "", "JSON file with general.* keys that replace what the checkpoint says")
 	f.StringVar(&o.Pre, "pre", "", "tokenizer.ggml.pre, where the tokenizer's description does not tell")
 	f.StringSliceVar(&o.IgnoreConfigKeys, "ignore-config-key", nil, "key of config.json that is known to be harmless (may be repeated)")
+	f.StringVar(&o.Base, "base", "", "the model that an adapter belongs to: a directory with its config.json")
+	f.StringVar(&o.MergeLoRA, "merge-lora", "", "adapter to merge into the weights")
 	f.StringVar(&o.splitMaxSize, "split-max-size", "", "largest size of one file: 2G, 500M (decimal)")
 	f.IntVar(&o.SplitMaxTensors, "split-max-tensors", 0, "most tensors in one file")
 	f.IntVar(&o.Threads, "threads", 0, "goroutines that convert (default: all cores)")
