@@ -438,6 +438,26 @@ func unpackIQ4XSAVX2(u *byte, scale *float32, offset *float32, src *byte, blocks
 //go:noescape
 func unpackTQ2AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
 
+// unpackTQ1AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackTQ1AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ1_0AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ1_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackQ2_0AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackQ2_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
+// unpackNVFP4AVX2 is the unpacker of plain Go, for whole blocks.
+//
+//go:noescape
+func unpackNVFP4AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
+
 // unpackIQ2XXSAVX2 writes the bytes of whole blocks, not the scales.
 //
 //go:noescape

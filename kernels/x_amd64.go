@@ -443,6 +443,14 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 		kernel = unpackMXFP4AVX2
 	case quant.TQ2_0:
 		kernel = unpackTQ2AVX2
+	case quant.TQ1_0:
+		kernel = unpackTQ1AVX2
+	case quant.NVFP4:
+		kernel = unpackNVFP4AVX2
+	case quant.Q1_0:
+		kernel = unpackQ1_0AVX2
+	case quant.Q2_0:
+		kernel = unpackQ2_0AVX2
 	default:
 		return lookupSIMD(t, u, scale, src, blocks)
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -326,6 +328,90 @@ func unpackers() {
 		one(p, 64)
 		VMOVUPS(reg.Y2, ptr(p.scale, 0))
 		quarters(p, 0, nil)
+	})
+
+	unpack("TQ1", 54, 256, 8, false, func() {
+		constant(bytesOf("third", 86), 15)
+		constant(bytesOf("twoThirds", 171), 14)
+	}, func(p *unpacker) {
+		one(p, 52)
+		VMOVUPS(reg.Y2, ptr(p.scale, 0))
+		// A byte is a fraction of 256; the digit in front of its point after
+		// multiplying by 3 is the element, what is behind it has the next ones.
+		digits := func(n int, next func(digit int)) {
+			for i := range n {
+				VPMAXUB(reg.Y15, reg.Y0, reg.Y1)
+				VPCMPEQB(reg.Y0, reg.Y1, reg.Y1)
+				VPMAXUB(reg.Y14, reg.Y0, reg.Y3)
+				VPCMPEQB(reg.Y0, reg.Y3, reg.Y3)
+				VPADDB(reg.Y3, reg.Y1, reg.Y1)
+				VPABSB(reg.Y1, reg.Y1)
+				next(i)
+				VPADDB(reg.Y0, reg.Y0, reg.Y3)
+				VPADDB(reg.Y3, reg.Y0, reg.Y0)
+			}
+		}
+		VMOVDQU(ptr(p.src, 0), reg.Y0)
+		digits(5, func(i int) { VMOVDQU(reg.Y1, ptr(p.u, 32*i)) })
+		VMOVDQU(ptr(p.src, 32), reg.X0)
+		digits(5, func(i int) { VMOVDQU(reg.X1, ptr(p.u, 160+16*i)) })
+		VMOVD(ptr(p.src, 48), reg.X0)
+		digits(4, func(i int) { VMOVD(reg.X1, ptr(p.u, 240+4*i)) })
+	})
+	unpack("Q1_0", 18, 128, 4, false, func() { fifthConstants(); constant(bytesOf("bit1", 2), 14) }, func(p *unpacker) {
+		one(p, 0)
+		VMOVUPS(reg.X2, ptr(p.scale, 0))
+		for j := range 4 {
+			zero(reg.Y0)
+			fifth(p, 2+4*j)
+			VMOVDQU(reg.Y0, ptr(p.u, 32*j))
+		}
+	})
+	unpack("Q2_0", 18, 64, 2, false, func() { constant(low2, 15) }, func(p *unpacker) {
+		one(p, 0)
+		VMOVSD(reg.X2, ptr(p.scale, 0))
+		for j := range 2 {
+			// The four elements of a byte go to the bytes of 32 bits.
+			VPMOVZXBD(ptr(p.src, 2+8*j), reg.Y0)
+			for _, n := range []uint8{6, 12} {
+				VPSLLD(U8(n), reg.Y0, reg.Y1)
+				VPOR(reg.Y1, reg.Y0, reg.Y0)
+			}
+			VPAND(reg.Y15, reg.Y0, reg.Y0)
+			VMOVDQU(reg.Y0, ptr(p.u, 32*j))
+		}
+	})
+	halves := GLOBL("halfUE4M3", RODATA|NOPTR)
+	for i := range 256 {
+		v := 0.0
+		if exp, man := i>>3&15, float64(i&7); i == 0x7f {
+			v = 0
+		} else if exp == 0 {
+			v = math.Ldexp(man, -10)
+		} else {
+			v = math.Ldexp(1+man/8, exp-8)
+		}
+		DATA(4*i, U32(math.Float32bits(float32(v))))
+	}
+	unpack("NVFP4", 36, 64, 4, false, func() { constant(low4, 15); VBROADCASTI128(fp4, reg.Y14) }, func(p *unpacker) {
+		table := GP64()
+		LEAQ(halves, table)
+		for g := range 4 {
+			e := GP32()
+			MOVBLZX(ptr(p.src, g), e)
+			MOVL(Mem{Base: table, Index: e.As64(), Scale: 4}, e)
+			MOVL(e, ptr(p.scale, 4*g))
+		}
+		for j := range 2 {
+			VMOVDQU(ptr(p.src, 4+16*j), reg.X0)
+			VPSRLW(U8(4), reg.X0, reg.X1)
+			VPUNPCKHQDQ(reg.X1, reg.X0, reg.X2)
+			VPUNPCKLQDQ(reg.X1, reg.X0, reg.X0)
+			VINSERTI128(U8(1), reg.X2, reg.Y0, reg.Y0)
+			VPAND(reg.Y15, reg.Y0, reg.Y0)
+			VPSHUFB(reg.Y0, reg.Y14, reg.Y0)
+			VMOVDQU(reg.Y0, ptr(p.u, 32*j))
+		}
 	})
 
 	// The IQ types look elements up in tables of package kernels, passed as
