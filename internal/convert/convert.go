@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smeltgguf/smelt/formats/gguf"
@@ -308,11 +309,30 @@ func (p *Plan) SourceBytes() int64 {
 	return n
 }
 
+// inputs lists the files that are read.
+func (p *Plan) inputs() []string {
+	files := slices.Clone(p.ck.Files())
+	for _, ck := range p.others {
+		files = append(files, ck.Files()...)
+	}
+	return files
+}
+
+// verify returns an error if an input is no longer what it was.
+func (p *Plan) verify() error {
+	for _, ck := range append(p.others, p.ck) {
+		if err := ck.Verify(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Source returns the model that Run would write as one to quantize, so that a
 // checkpoint becomes a quantized file without the one between: its weights go
 // through the types of this plan on their way.
 func (p *Plan) Source() *quantize.Source {
-	s := &quantize.Source{Name: p.opt.In, Metadata: p.Metadata, Paths: p.ck.Files(), Parts: 1, Verify: p.ck.Verify}
+	s := &quantize.Source{Name: p.opt.In, Metadata: p.Metadata, Paths: p.inputs(), Parts: 1, Verify: p.verify}
 	for i, t := range p.Tensors {
 		s.Tensors = append(s.Tensors, quantize.Tensor{
 			Name: t.Name,
@@ -339,11 +359,7 @@ func (p *Plan) Run(ctx context.Context, progress func(done int64)) (*Result, err
 	for i, name := range p.Files {
 		specs[i] = stream.Spec{Path: name, Size: p.layouts[i].Size}
 	}
-	inputs := p.ck.Files()
-	for _, ck := range p.others {
-		inputs = append(inputs, ck.Files()...)
-	}
-	outs, err := stream.CreateAll(specs, p.opt.Force, inputs)
+	outs, err := stream.CreateAll(specs, p.opt.Force, p.inputs())
 	if err != nil {
 		return nil, err
 	}
@@ -372,10 +388,8 @@ func (p *Plan) Run(ctx context.Context, progress func(done int64)) (*Result, err
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.opt.In, err)
 	}
-	for _, ck := range append(p.others, p.ck) {
-		if err := ck.Verify(); err != nil {
-			return nil, err
-		}
+	if err := p.verify(); err != nil {
+		return nil, err
 	}
 	if err := stream.CommitAll(outs); err != nil {
 		return nil, err
