@@ -129,8 +129,8 @@ func iq1mSplit(s *IQ1Split) {
 	var topx, topw, step1, step2 [2][2]float32 // by half and shift
 	for h := range 2 {
 		for shift, q := range [2]*[8]float32{&iq1Plus, &iq1Minus} {
-			topx[h][shift] = s.SumX[h][n] * q[2]
-			topw[h][shift] = s.SumW[h][n] * q[2] * q[2]
+			topx[h][shift] = float32(s.SumX[h][n] * q[2])
+			topw[h][shift] = float32(s.SumW[h][n] * q[2] * q[2])
 			step1[h][shift] = float32(q[0]*q[0]) - float32(q[1]*q[1])
 			step2[h][shift] = float32(q[1]*q[1]) - float32(q[2]*q[2])
 		}
@@ -291,7 +291,7 @@ func iq1Sigma(x []float32) float32 {
 	for _, v := range x[:256] {
 		sumx2 += float32(v * v)
 	}
-	return 2 * sumx2 / 256
+	return float32(2 * sumx2 / 256)
 }
 
 func encodeIQ1S(dst []byte, row, importance []float32, ops *IQOps) {

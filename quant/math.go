@@ -14,8 +14,11 @@ import (
 // nearestInt rounds v to the nearest integer, halves to even, as ggml does: by
 // adding a number so large that the sum has no fraction bits. Beyond ±2^22 the
 // result is what the low bits of the sum happen to be, and ggml relies on it.
+//
+// The conversion keeps a product that is passed in from being fused with the
+// addition where the call is inlined.
 func nearestInt(v float32) int {
-	return int(math.Float32bits(v+12582912)&0x7fffff) - 0x400000
+	return int(math.Float32bits(float32(v)+12582912)&0x7fffff) - 0x400000
 }
 
 // truncInt converts to int32 towards zero as x86 does: whatever does not fit,
