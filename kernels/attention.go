@@ -29,6 +29,10 @@ type Cache struct {
 // expanded at a time.
 const keyBlock = 128
 
+// fewLanes is the number of (query, head) pairs up to which they are computed
+// one at a time: most lanes would be empty.
+const fewLanes = 3
+
 // attention holds the arguments of a call for the workers.
 type attention struct {
 	s    AttentionShape
@@ -80,6 +84,10 @@ func (ws *Workspace) attendItem(worker, item int) {
 		lo = max(0, lowest-s.Window+1)
 	}
 	rows := highest + 1 - lo
+	if m <= fewLanes {
+		ws.attendFew(w, head, m, lo, rows, row)
+		return
+	}
 
 	w.query = grow(w.query, lanes*dim)
 	w.columns = grow(w.columns, lanes*dim)
@@ -142,6 +150,59 @@ func (ws *Workspace) attendItem(worker, item int) {
 		for i, v := range in {
 			a.out[at+i] = v * inv
 		}
+	}
+}
+
+// attendFew is attendItem for m <= fewLanes pairs: row tells where each one's
+// query and result stand, and its position; the positions that any of them
+// sees are the n from lo.
+func (ws *Workspace) attendFew(w *scratch, head, m, lo, n int, row func(lane int) (offset, pos int)) {
+	a := &ws.att
+	s := &a.s
+	dim, width := s.HeadDim, s.KVHeads*s.HeadDim
+	w.scores = grow(w.scores, m*n)
+	for p := range n {
+		key, _ := a.k.rows(w, (lo+p)*width+head*dim, 1, width, dim)
+		for l := range m {
+			at, _ := row(l)
+			w.scores[l*n+p] = s.Scale * dotF32(a.q[at:at+dim], key)
+		}
+	}
+	var sums [fewLanes]float32
+	for l := range m {
+		at, pos := row(l)
+		clear(a.out[at : at+dim])
+		scores := w.scores[l*n:][:n]
+		if s.Softcap > 0 {
+			Softcap(scores, s.Softcap)
+		}
+		seen := scores[:pos+1-lo]
+		clear(scores[len(seen):])
+		if s.Window > 0 {
+			before := max(0, pos-s.Window+1-lo)
+			clear(seen[:before])
+			seen = seen[before:]
+		}
+		top := maximum(seen)
+		if s.Sinks != nil {
+			sink := s.Sinks[at/dim%s.Heads]
+			top = max(top, sink)
+			sums[l] = exp32(sink - top)
+		}
+		sums[l] += float32(expSum(seen, seen, top))
+	}
+	for p := range n {
+		value, _ := a.v.rows(w, (lo+p)*width+head*dim, 1, width, dim)
+		for l := range m {
+			if weight := w.scores[l*n+p]; weight != 0 {
+				at, _ := row(l)
+				scaleAdd(a.out[at:at+dim], value[:dim], weight)
+			}
+		}
+	}
+	for l := range m {
+		at, _ := row(l)
+		Scale(a.out[at:at+dim], 1/sums[l])
 	}
 }
 

@@ -17,11 +17,11 @@ func RMSNorm(out, x, weight []float32, dim int, eps float32) {
 // be x.
 func LayerNorm(out, x, weight, bias []float32, dim int, eps float32) {
 	for len(x) >= dim && dim > 0 {
-		var sum float64
-		for _, v := range x[:dim] {
-			sum += float64(v)
+		var sums [4]float64 // side by side: an addition waits for the one before it
+		for i, v := range x[:dim] {
+			sums[i&3] += float64(v)
 		}
-		mean := float32(sum / float64(dim))
+		mean := float32((sums[0] + sums[1] + sums[2] + sums[3]) / float64(dim))
 		for i, v := range x[:dim] {
 			out[i] = v - mean
 		}

@@ -292,6 +292,9 @@ func TestAttention(t *testing.T) {
 		}{
 			{1, 1, 8, 1, 0, 0, 0, false, false},
 			{4, 2, 16, 5, 0, 0, 0, false, false},
+			{4, 4, 20, 1, 77, 0, 20, true, true},
+			{4, 4, 64, 3, 90, 40, 0, true, false},
+			{2, 2, 9, 2, 0, 2, 0, false, false},
 			{4, 4, 24, 40, 3, 0, 0, false, true},
 			{8, 2, 64, 33, 150, 0, 0, false, false},
 			{8, 1, 20, 7, 200, 0, 50, false, true},
@@ -312,7 +315,7 @@ func TestAttention(t *testing.T) {
 				FromHalf(k, ck.F16)
 				FromHalf(v, cv.F16)
 			}
-			out := make([]float32, len(q))
+			out := randomFloats(r, len(q))
 			Attention(pool, &ws, s, out, q, ck, cv, c.n, c.pos)
 			for tok := range c.n {
 				for h := range c.heads {
