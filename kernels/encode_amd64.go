@@ -106,3 +106,11 @@ func encodeQ1(dst []byte, row []float32) {
 	}
 	quant.Encode(quant.Q1_0, dst, row, nil)
 }
+
+// maxAbsSIMD takes a multiple of 32 elements.
+func maxAbsSIMD(x []float32) (float32, bool) {
+	if !hasAVX2 {
+		return 0, false
+	}
+	return maxAbsAVX2(&x[0], len(x)), true
+}

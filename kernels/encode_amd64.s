@@ -1167,28 +1167,28 @@ TEXT ·maxAbsAVX2(SB), NOSPLIT, $0-20
 max1:
 	VMOVUPS      (AX), Y4
 	VANDPS       absMaskT<>+0(SB), Y4, Y4
-	VMAXPS       Y0, Y4, Y0
+	VPMAXSD      Y0, Y4, Y0
 	VMOVUPS      32(AX), Y4
 	VANDPS       absMaskT<>+0(SB), Y4, Y4
-	VMAXPS       Y1, Y4, Y1
+	VPMAXSD      Y1, Y4, Y1
 	VMOVUPS      64(AX), Y4
 	VANDPS       absMaskT<>+0(SB), Y4, Y4
-	VMAXPS       Y2, Y4, Y2
+	VPMAXSD      Y2, Y4, Y2
 	VMOVUPS      96(AX), Y4
 	VANDPS       absMaskT<>+0(SB), Y4, Y4
-	VMAXPS       Y3, Y4, Y3
+	VPMAXSD      Y3, Y4, Y3
 	ADDQ         $0x80, AX
 	SUBQ         $0x20, CX
 	JNZ          max1
-	VMAXPS       Y1, Y0, Y0
-	VMAXPS       Y3, Y2, Y1
-	VMAXPS       Y1, Y0, Y0
+	VPMAXSD      Y1, Y0, Y0
+	VPMAXSD      Y3, Y2, Y1
+	VPMAXSD      Y1, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VMAXPS       X1, X0, X0
+	VPMAXSD      X1, X0, X0
 	VPERMILPS    $0x4e, X0, X1
-	VMAXPS       X1, X0, X0
+	VPMAXSD      X1, X0, X0
 	VPERMILPS    $0xb1, X0, X1
-	VMAXPS       X1, X0, X0
+	VPMAXSD      X1, X0, X0
 	MOVSS        X0, ret+16(FP)
 	VZEROUPPER
 	RET

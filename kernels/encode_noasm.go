@@ -7,3 +7,5 @@ import "github.com/smeltgguf/smelt/quant"
 func convertSIMD(conversion, *byte, *byte, int) (done int, bad bool) { return 0, false }
 
 func encodeSIMD(quant.Type, []byte, []float32, []float32) bool { return false }
+
+func maxAbsSIMD([]float32) (float32, bool) { return 0, false }

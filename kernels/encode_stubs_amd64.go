@@ -37,7 +37,7 @@ func encodeQ4_1AVX2(dst *byte, x *float32, blocks int)
 // encodeQ5_1AVX2: quant.Encode(quant.Q5_1, dst, x[:32*blocks], nil)
 func encodeQ5_1AVX2(dst *byte, x *float32, blocks int)
 
-// maxAbsAVX2: the largest |x[i]|, i < n, a multiple of 32
+// maxAbsAVX2: the largest |x[i]|, i < n, a multiple of 32; compared as integers, so that NaN is the largest
 func maxAbsAVX2(x *float32, n int) float32
 
 // roundLevelsAVX2: levels[i] = 1 + round(x[i]*inv), halves away from zero, i < n, a multiple of 32

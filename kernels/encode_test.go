@@ -246,6 +246,33 @@ func TestConvertLengths(t *testing.T) {
 	})
 }
 
+func TestMaxAbs(t *testing.T) {
+	inf := float32(math.Inf(1))
+	eachCPU(t, func(t *testing.T) {
+		for n := range 140 {
+			x := quanttest.Classes[0].Rows(uint64(n), 1, n)
+			for i := -1; i < n; i++ {
+				for _, v := range []float32{-7, inf, inf - inf} {
+					y := append([]float32(nil), x...)
+					var want float32
+					for _, v := range y {
+						want = max(want, float32(math.Abs(float64(v))))
+					}
+					if i >= 0 {
+						y[i] = v
+						if want = 7; v != -7 {
+							want = inf
+						}
+					}
+					if got := MaxAbs(y); got != want {
+						t.Fatalf("%d elements, %v at %d: MaxAbs = %v, want %v", n, v, i, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
 // BenchmarkEncode prints the time per block of every type, plain Go against
 // the fastest path, without and with importance.
 func BenchmarkEncode(b *testing.B) {

@@ -130,3 +130,19 @@ func FirstNonfinite(x []float32) int {
 	}
 	return -1
 }
+
+// MaxAbs returns the largest magnitude in x, 0 for none; NaN counts as
+// infinite.
+func MaxAbs(x []float32) float32 {
+	n := len(x) &^ 31
+	var m uint32
+	if n > 0 {
+		if v, ok := maxAbsSIMD(x[:n]); ok {
+			m, x = math.Float32bits(v), x[n:]
+		}
+	}
+	for _, v := range x {
+		m = max(m, math.Float32bits(v)&^(1<<31))
+	}
+	return math.Float32frombits(min(m, 0x7f800000))
+}

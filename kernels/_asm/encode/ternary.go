@@ -17,7 +17,7 @@ func ternary() {
 	)
 
 	TEXT("maxAbsAVX2", NOSPLIT, "func(x *float32, n int) float32")
-	Doc("maxAbsAVX2: the largest |x[i]|, i < n, a multiple of 32")
+	Doc("maxAbsAVX2: the largest |x[i]|, i < n, a multiple of 32; compared as integers, so that NaN is the largest")
 	x, n := Load(Param("x"), GP64()), Load(Param("n"), GP64())
 	var m []reg.VecVirtual
 	for range 4 {
@@ -28,12 +28,12 @@ func ternary() {
 	for i := range 4 {
 		v := t.load(Mem{Base: x, Disp: 32 * i})
 		VANDPS(abs, v, v)
-		VMAXPS(m[i], v, m[i])
+		VPMAXSD(m[i], v, m[i])
 	}
 	ADDQ(Imm(128), x)
 	SUBQ(Imm(32), n)
 	JNZ(LabelRef(again))
-	r := reduce4(VMAXPS, m)
+	r := reduce4(VPMAXSD, m)
 	Store(r, ReturnIndex(0))
 	ret()
 
