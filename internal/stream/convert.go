@@ -166,7 +166,7 @@ func (n *Nonfinite) scan(t quant.Type, b []byte, base int64) {
 
 // scanFloats counts the NaN and infinities that blocks decode to.
 func (n *Nonfinite) scanFloats(x []float32, base int64) {
-	if finite(maxAbs(x)) {
+	if finite(kernels.MaxAbs(x)) {
 		return
 	}
 	for i, v := range x {
@@ -202,7 +202,7 @@ func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
 // infinite or NaN once quantized to type t: where a block's scale, a half, overflows. Only values near a half's
 // range can do that, so that a row's largest tells whether to look closer.
 func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) {
-	if maxAbs(row) < 32768 || !t.CanDecode() {
+	if kernels.MaxAbs(row) < 32768 || !t.CanDecode() {
 		return
 	}
 	b.check = grow(b.check, len(row))
@@ -214,18 +214,6 @@ func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []fl
 		n.Type = t
 		n.add(&n.Overflow, base+int64(i))
 	}
-}
-
-// maxAbs returns the largest magnitude; NaN counts as larger than any number.
-func maxAbs(x []float32) float32 {
-	var m uint32
-	for _, v := range x {
-		m = max(m, math.Float32bits(v)&^(1<<31))
-	}
-	if m > 0x7f800000 {
-		m = 0x7f800000
-	}
-	return math.Float32frombits(m)
 }
 
 func finite(v float32) bool { return math.Float32bits(v)&0x7f800000 != 0x7f800000 }
