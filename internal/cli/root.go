@@ -47,6 +47,7 @@ var commands = []struct {
 	{"split", newSplit},
 	{"merge", newMerge},
 	{"recipe", newRecipe},
+	{"imatrix", newImatrix},
 	{"generate", newGenerate},
 	{"tokenize", newTokenize},
 	{"logits", newLogits},

@@ -29,6 +29,9 @@ type Options struct {
 	Context int             // most tokens of a sequence
 	Compute kernels.Compute // arithmetic of the matrix products
 	Pool    *kernels.Pool   // the cores to use; nil: one
+	// Observe, if not nil, is shown the input of every matrix product: n rows
+	// of x go through matrix number expert of the tensor. x is not to be kept.
+	Observe func(tensor string, expert int, x []float32, n int)
 }
 
 // Decoder runs one sequence at a time. It is not safe for concurrent use.
@@ -311,6 +314,11 @@ func (d *Decoder) mul(x []float32, n int, tos ...to) {
 		products[i] = kernels.Product{W: t.l.w, Out: t.out}
 	}
 	kernels.MatMul(d.opt.Pool, &d.ws, d.opt.Compute, x, n, products[:len(tos)]...)
+	if d.opt.Observe != nil {
+		for _, t := range tos {
+			d.opt.Observe(t.l.name, t.l.expert, x, n)
+		}
+	}
 	for _, t := range tos {
 		if t.l.bias == nil {
 			continue

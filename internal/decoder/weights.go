@@ -67,8 +67,10 @@ type feedForward struct {
 }
 
 type linear struct {
-	w    kernels.Matrix
-	bias []float32 // (out) or nil
+	name   string // of the weight's tensor
+	expert int    // which matrix of the tensor
+	w      kernels.Matrix
+	bias   []float32 // (out) or nil
 }
 
 func (l *linear) none() bool { return l.w.Rows == 0 }
@@ -161,7 +163,7 @@ func (l *loader) layer(d *arch.Decoder, p string, i int) layer {
 	down := l.stack(p+"ffn_down_exps.weight", d.Experts, d.Embd, d.FFN)
 	if len(l.errs) == 0 {
 		for e := range d.Experts {
-			y.experts = append(y.experts, feedForward{linear{w: gate[e]}, linear{w: up[e]}, linear{w: down[e]}})
+			y.experts = append(y.experts, feedForward{gate[e], up[e], down[e]})
 		}
 	}
 	return y
@@ -207,18 +209,18 @@ func (l *loader) matrix(name string, rows, cols int, required bool) linear {
 	if !ok {
 		return linear{}
 	}
-	return linear{w: kernels.Matrix{Type: t.Type, Rows: rows, Cols: cols, Data: t.Data}}
+	return linear{name: name, w: kernels.Matrix{Type: t.Type, Rows: rows, Cols: cols, Data: t.Data}}
 }
 
-func (l *loader) stack(name string, n, rows, cols int) []kernels.Matrix {
+func (l *loader) stack(name string, n, rows, cols int) []linear {
 	t, ok := l.tensor(name, []uint64{uint64(cols), uint64(rows), uint64(n)}, true)
 	if !ok {
 		return nil
 	}
-	out := make([]kernels.Matrix, n)
+	out := make([]linear, n)
 	size := rows * t.Type.RowSize(cols)
 	for i := range out {
-		out[i] = kernels.Matrix{Type: t.Type, Rows: rows, Cols: cols, Data: t.Data[i*size : (i+1)*size]}
+		out[i] = linear{name: name, expert: i, w: kernels.Matrix{Type: t.Type, Rows: rows, Cols: cols, Data: t.Data[i*size : (i+1)*size]}}
 	}
 	return out
 }
