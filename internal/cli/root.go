@@ -51,6 +51,7 @@ var commands = []struct {
 	{"generate", newGenerate},
 	{"tokenize", newTokenize},
 	{"logits", newLogits},
+	{"bench", newBench},
 	{"version", newVersion},
 }
 

@@ -246,3 +246,30 @@ func (l *loader) vector(name string, n int, required bool) []float32 {
 func (l *loader) norm(name string, n int, required bool) norm {
 	return norm{l.vector(name+".weight", n, required), l.vector(name+".bias", n, false)}
 }
+
+// Cost returns what one token takes: multiply-adds of the matrix products (the
+// output included, attention not) and bytes of weights that are read. Of
+// experts those count that a token uses.
+func (m *Model) Cost() (macs, bytes int64) {
+	add := func(l *linear, times int) {
+		macs += int64(l.w.Rows) * int64(l.w.Cols) * int64(times)
+		bytes += int64(len(l.w.Data)) * int64(times)
+	}
+	ffn := func(f *feedForward, times int) {
+		add(&f.gate, times)
+		add(&f.up, times)
+		add(&f.down, times)
+	}
+	for i := range m.layers {
+		y := &m.layers[i]
+		for _, l := range []*linear{&y.wq, &y.wk, &y.wv, &y.wo, &y.router} {
+			add(l, 1)
+		}
+		ffn(&y.ffn, 1)
+		if len(y.experts) > 0 {
+			ffn(&y.experts[0], m.desc.ExpertsUsed)
+		}
+	}
+	add(&m.output, 1)
+	return macs, bytes
+}
