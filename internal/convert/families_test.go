@@ -1,8 +1,6 @@
 package convert
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -45,24 +43,6 @@ func TestFixtures(t *testing.T) {
 			if _, err := arch.DecoderFromGGUF(f.Metadata); err != nil {
 				t.Errorf("its decoder: %v", err)
 			}
-			peerLoads(t, out)
 		})
 	}
 }
-
-// peerLoads checks that llama.cpp takes the file and computes something finite,
-// where llama.cpp is at hand.
-func peerLoads(t *testing.T, path string) {
-	shared := os.Getenv("SMELT_SHARED")
-	if shared == "" || testing.Short() {
-		t.Log("not compared with llama.cpp: SMELT_SHARED is not set")
-		return
-	}
-	out := filepath.Join(t.TempDir(), "logits.f32")
-	cmd := exec.Command("python3", filepath.Join(shared, "peer", "llamacpp.py"), "logits", path, "--ids", "1,20,30,40", "--out", out)
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("llama.cpp: %v\n%s", err, last(string(msg), 1500))
-	}
-}
-
-func last(s string, n int) string { return s[max(0, len(s)-n):] }
