@@ -384,9 +384,38 @@ func TestNonfinite(t *testing.T) {
 		if !errors.As(err, &nf) || nf.Tensor != "blk.0.attn_k.weight" || nf.First != 17 || nf.NaN != 1 || nf.Inf != 1 {
 			t.Errorf("%s: error %v", target, err)
 		}
+		if err != nil && !strings.HasPrefix(err.Error(), path+`: tensor "blk.0.attn_k.weight": 1 NaN, 1 infinite, first at 17`) {
+			t.Errorf("%s: error %v", target, err)
+		}
 		if left, _ := os.ReadDir(dir); len(left) > 0 {
 			t.Errorf("%s: %v left behind", target, left)
 		}
+	}
+}
+
+func TestOutputs(t *testing.T) {
+	path := makeModel(t, "llama", llamaKeys(1), dense(1, quant.F16), nil)
+	p, err := plan(t, path, quantize.Options{Targets: targets(t, "q8_0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for out, want := range map[string]string{
+		"":                                    "empty output name",
+		t.TempDir():                           "is a directory",
+		t.TempDir() + "/":                     "is a directory",
+		filepath.Join(t.TempDir(), "no", "x"): "no directory for it",
+		filepath.Join(path, "x"):              "not a directory",
+		path:                                  "output is an input",
+	} {
+		for _, resume := range []bool{false, true} {
+			_, err := p.Run(context.Background(), quantize.RunOptions{Out: out, Resume: resume, Force: true})
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: error %v, want %q", out, err, want)
+			}
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+		t.Errorf("left beside the input: %v", left)
 	}
 }
 

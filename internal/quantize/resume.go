@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/stream"
@@ -101,7 +102,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 // there is one.
 func (w *work) openJournal() error {
 	f, err := os.OpenFile(w.path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
 	if err != nil {

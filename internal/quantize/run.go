@@ -2,6 +2,8 @@ package quantize
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -75,6 +77,10 @@ func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
 		Finished:       w.finished,
 	}
 	if res.Nonfinite, err = stream.Run(ctx, jobs, so); err != nil {
+		var nf *stream.NonfiniteError
+		if errors.As(err, &nf) {
+			err = fmt.Errorf("%s: %w", p.Source.Name, err)
+		}
 		return nil, err
 	}
 	if v := p.Source.Verify; v != nil {

@@ -198,21 +198,22 @@ func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
 	}
 }
 
-// blockOverflow counts the elements of a row that are finite but become
-// infinite or NaN once quantized to type t: where a block's scale, a half, overflows. Only values near a half's
-// range can do that, so that a row's largest tells whether to look closer.
+// blockOverflow counts the elements of a row that become infinite or NaN once
+// quantized to type t: where a block's scale, a half, overflows. Only values
+// near a half's range can do that, so that a row's largest tells whether to
+// look closer. A row that is not finite itself is left to the scan of the
+// source: its blocks are spoilt as a whole.
 func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) {
-	if kernels.MaxAbs(row) < 32768 || !t.CanDecode() {
+	if m := kernels.MaxAbs(row); m < 32768 || !finite(m) || !t.CanDecode() {
 		return
 	}
 	b.check = grow(b.check, len(row))
 	kernels.DecodeRow(t, b.check, dst)
 	for i, v := range b.check {
-		if finite(v) || !finite(row[i]) {
-			continue
+		if !finite(v) {
+			n.Type = t
+			n.add(&n.Overflow, base+int64(i))
 		}
-		n.Type = t
-		n.add(&n.Overflow, base+int64(i))
 	}
 }
 
