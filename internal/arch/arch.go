@@ -160,6 +160,7 @@ func Load(ck *checkpoint.Checkpoint, opt Options) (m *Model, err error) {
 	defer catch(&err)
 	m = &Model{Family: f, Early: gguf.NewMetadata(), Params: gguf.NewMetadata()}
 	b := newBuilder(ck, cfg, f, m, opt)
+	b.readQuantized()
 	f.load(b)
 	b.finish()
 	all := m.Params.Clone()

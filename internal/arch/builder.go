@@ -27,6 +27,7 @@ type builder struct {
 	out       []output
 	reordered bool // some q and k are interleaved in the GGUF
 	vocabSize int
+	quantized *quantized // nil: weights are floats
 	tune      []func(*Decoder)
 }
 
@@ -107,12 +108,17 @@ func (b *builder) srcAny(name string) shaped {
 	if !ok {
 		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
 	}
-	b.claimed[i] = true
 	t := &b.ck.Tensors[i]
-	if err := t.Weights(); err != nil {
-		panic(failure{err})
+	var s shaped
+	if b.quantized != nil && t.DType == formats.F8E4M3 {
+		s = b.dequantized(name, i)
+	} else {
+		if err := t.Weights(); err != nil {
+			panic(failure{err})
+		}
+		b.claimed[i] = true
+		s = shaped{rows: t.Rows, shape: t.Shape, order: i}
 	}
-	s := shaped{rows: t.Rows, shape: t.Shape, order: i}
 	if b.opt.Merge != nil {
 		s = b.opt.Merge.merge(name, s)
 	}

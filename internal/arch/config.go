@@ -290,10 +290,11 @@ var harmless = []string{
 	"begin_suppress_tokens", "forced_*", "tf_legacy_loss", "use_bfloat16", "unsloth_*", "bos_token", "eos_token", "pad_token",
 	"tie_word_embeddings", "tie_encoder_decoder", "generation_config", "use_mem_eff_path", "base_model_name_or_path",
 	"summary_*", "reorder_and_upcast_attn", "onnx*", "name_or_path", "model_max_length", "max_batch_size",
+	"transformers.js_config", "lm_head_bias", "full_attn_mod", "interpolate_factor", "router_jitter_noise", "parallelization_strategy",
 }
 
 // leftover returns the keys that nobody asked for and that may matter: not
-// known to be harmless, and neither null, false nor empty.
+// known to be harmless, and neither null, false, zero nor empty.
 func (c *Config) leftover() []string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(c.vals)) {
@@ -315,6 +316,9 @@ func neutral(v any) bool {
 		return !v
 	case string:
 		return v == ""
+	case json.Number:
+		f, err := v.Float64()
+		return err == nil && f == 0
 	case []any:
 		return len(v) == 0
 	case map[string]any:

@@ -231,3 +231,37 @@ func TestFloats(t *testing.T) {
 		t.Error("row 1 of 1 was read")
 	}
 }
+
+// TestFP8: numbers times the scale of their block, whose last row and column of
+// blocks are cut.
+func TestFP8(t *testing.T) {
+	const rows, cols, br, bc = 5, 7, 2, 3
+	data := make([]byte, rows*cols)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	scales := make(floats, 3*3)
+	for i := range scales {
+		scales[i] = float32(i + 1)
+	}
+	f := &fp8{Rows: &rowsOf{raw{quant.I8, data}, cols}, scales: reshape(scales, 3), blockRows: br, blockCols: bc, perRow: 3}
+	for i, v := range read(t, shaped{rows: f, shape: []int{rows, cols}}) {
+		b := data[i]
+		x := float64(b&7) / 8
+		if e := int(b >> 3 & 15); e > 0 {
+			x = math.Exp2(float64(e-7)) * (1 + x)
+		} else {
+			x *= math.Exp2(-6)
+		}
+		if b&0x80 != 0 {
+			x = -x
+		}
+		want := x * float64(i/cols/br*3+i%cols/bc+1)
+		if float64(v) != want && b&0x7f != 0x7f {
+			t.Errorf("element %d (%#x) is %g, want %g", i, b, v, want)
+		}
+	}
+	if e4m3[0x7e] != 448 || e4m3[1] != 0x1p-9 || e4m3[0x7f] == e4m3[0x7f] {
+		t.Errorf("largest %g, smallest %g, NaN %g", e4m3[0x7e], e4m3[1], e4m3[0x7f])
+	}
+}
