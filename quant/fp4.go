@@ -9,16 +9,31 @@ import "math"
 // e2m1 holds twice the value of each E2M1 code.
 var e2m1 = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
-// nearestE2M1 returns the first code for which e2m1 times halfScale is nearest
-// to v.
-func nearestE2M1(v, halfScale float32) uint8 {
-	best, least := 0, abs32(float32(e2m1[0]*halfScale)-v)
-	for code := 1; code < len(e2m1); code++ {
-		if diff := abs32(float32(e2m1[code]*halfScale) - v); diff < least {
-			best, least = code, diff
+// scaledE2M1 returns the values of the codes 0 to 7 in a group.
+func scaledE2M1(halfScale float32) (values [8]float32) {
+	for code := range values {
+		values[code] = e2m1[code] * halfScale
+	}
+	return values
+}
+
+// nearestE2M1 returns the code nearest to v, of two the smaller in magnitude.
+// Codes of the other sign are never nearer than 0.
+func nearestE2M1(v float32, values *[8]float32) uint8 {
+	m := abs32(v)
+	best, least := uint8(0), m
+	for code := 1; code < len(values); code++ {
+		diff := abs32(values[code] - m)
+		if diff < least {
+			best, least = uint8(code), diff
+		} else if values[code] > m {
+			break
 		}
 	}
-	return uint8(best)
+	if best > 0 && v < 0 {
+		best += 8
+	}
+	return best
 }
 
 // MXFP4, 17 bytes for 32 elements:
@@ -45,9 +60,9 @@ func encodeMXFP4(dst []byte, row, _ []float32) {
 			// wrap around, as in ggml.
 			dst[0] = uint8(floorLog2(largest) - 2 + 127)
 		}
-		half := halfE8M0(dst[0])
+		values := scaledE2M1(halfE8M0(dst[0]))
 		for i := range 16 {
-			dst[1+i] = nearestE2M1(x[i], half) | nearestE2M1(x[i+16], half)<<4
+			dst[1+i] = nearestE2M1(x[i], &values) | nearestE2M1(x[i+16], &values)<<4
 		}
 	}
 }
@@ -102,9 +117,9 @@ func encodeNVFP4(dst []byte, row, _ []float32) {
 			x := row[16*g:][:16]
 			_, largest := extreme(x)
 			dst[g] = e4m3FromFloat(largest / 6)
-			half := halfE4M3(dst[g])
+			values := scaledE2M1(halfE4M3(dst[g]))
 			for i := range 8 {
-				dst[4+8*g+i] = nearestE2M1(x[i], half) | nearestE2M1(x[i+8], half)<<4
+				dst[4+8*g+i] = nearestE2M1(x[i], &values) | nearestE2M1(x[i+8], &values)<<4
 			}
 		}
 	}
