@@ -56,7 +56,7 @@ GGUF files or checkpoint directories.`,
 	f.StringVar(&o.markdown, "markdown", "", "write the table to this file as Markdown")
 	f.StringVar(&o.junit, "junit", "", "write the gates to this file as JUnit XML")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress")
-	cmd.AddCommand(newVerifyFile())
+	cmd.AddCommand(newVerifyFile(), newVerifyTensors())
 	return cmd
 }
 

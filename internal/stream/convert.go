@@ -51,7 +51,7 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		if m := t.Measure; m != nil && (r == 0 || !m.Sample) {
 			b.check = grow(b.check, len(f))
 			kernels.DecodeRow(t.Type, b.check, b.dst[r*dstRow:][:k*dstRow])
-			errs.add(f, b.check)
+			errs.Add(f, b.check)
 		}
 	}
 	if t.Measure != nil {

@@ -26,12 +26,13 @@ type Errors struct {
 func (m *Measure) Total() Errors {
 	var e Errors
 	for _, u := range m.units {
-		e.merge(u)
+		e.Merge(u)
 	}
 	return e
 }
 
-func (e *Errors) merge(o Errors) {
+// Merge adds the sums over other elements.
+func (e *Errors) Merge(o Errors) {
 	e.N += o.N
 	e.Max = max(e.Max, o.Max)
 	e.Square += o.Square
@@ -40,9 +41,9 @@ func (e *Errors) merge(o Errors) {
 	e.XY += o.XY
 }
 
-// add adds what became of a run of elements. With d = x - y it sums d*d, x*x
+// Add adds what became of a run of elements. With d = x - y it sums d*d, x*x
 // and x*d, each in four lanes; the other sums follow from these.
-func (e *Errors) add(x, y []float32) {
+func (e *Errors) Add(x, y []float32) {
 	y = y[:len(x)]
 	var worst uint32 // magnitudes compare like their bits
 	var dd, xx, xd [4]float64
@@ -72,7 +73,7 @@ func (e *Errors) add(x, y []float32) {
 	}
 	o.XY = o.XX - (xd[0] + xd[1] + (xd[2] + xd[3]))
 	o.YY = o.Square - o.XX + 2*o.XY
-	e.merge(o)
+	e.Merge(o)
 }
 
 func magnitude(v float32) uint32 { return math.Float32bits(v) &^ (1 << 31) }
