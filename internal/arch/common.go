@@ -157,9 +157,9 @@ func (b *builder) experts(n int, kinds ...expert) {
 	stacks := make([]shaped, len(kinds))
 	last := 0
 	for k, e := range kinds {
-		parts := make([]shaped, n)
-		for i := range parts {
-			parts[i] = b.src(fmt.Sprintf(e.src, i), e.out, e.in)
+		var parts []shaped // n is only what the config says
+		for i := range n {
+			parts = append(parts, b.src(fmt.Sprintf(e.src, i), e.out, e.in))
 		}
 		stacks[k] = join(parts, true)
 		last = max(last, stacks[k].order)

@@ -116,6 +116,15 @@ func (c *Config) intIf(keys ...string) (int, bool) {
 	return int(n), true
 }
 
+// natural returns an integer that is not negative, 0 if it is missing.
+func (c *Config) natural(key string) int {
+	n, _ := c.intIf(key)
+	if n < 0 {
+		c.bad(formats.Malformed, "%s%s: %d is negative", c.where, key, n)
+	}
+	return n
+}
+
 // float returns a number; it is an error if none of the keys is there.
 func (c *Config) float(keys ...string) float64 {
 	f, ok := c.floatIf(keys...)

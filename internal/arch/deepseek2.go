@@ -64,10 +64,10 @@ func loadDeepseek2(b *builder) {
 	kvRank := c.countOr(512, "kv_lora_rank")
 	qRank := c.countOr(0, "q_lora_rank")
 	experts := c.countOr(0, "n_routed_experts")
-	shared, _ := c.intIf("n_shared_experts")
+	shared := c.natural("n_shared_experts")
 	dense := s.layers
 	if experts > 0 {
-		dense, _ = c.intIf("first_k_dense_replace")
+		dense = c.natural("first_k_dense_replace")
 	}
 	expertFFN := c.countOr(s.ffn, "moe_intermediate_size")
 

@@ -81,6 +81,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"falcon", "alibi", true, "alibi: true is not supported"},
 		{"deepseek2", "topk_method", "lottery", `topk_method "lottery" is not understood`},
 		{"deepseek2", "kv_lora_rank", 33, "config implies"},
+		{"deepseek2", "n_shared_experts", -1, "n_shared_experts: -1 is negative"},
+		{"qwen3moe", "num_experts", 2000000000, "config implies [2000000000,64]"},
 		{"command-r", "logit_scale", nil, "logit_scale missing"},
 	} {
 		t.Run(tt.model+"/"+tt.key, func(t *testing.T) {

@@ -291,3 +291,17 @@ func TestTitle(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseID takes any model id apart: parts of it, never a panic.
+func FuzzParseID(f *testing.F) {
+	for _, id := range []string{"meta-llama/Llama-2-7b-hf", "bloom-7b1", "a--b", "x-xl", "./y", "Mixtral-8x7B-Instruct-v0.1", "é-4k"} {
+		f.Add(id, int64(7e9))
+	}
+	f.Fuzz(func(t *testing.T, id string, params int64) {
+		p := parseID(id, params)
+		if p.full != "" && !strings.HasSuffix(id, p.full) {
+			t.Errorf("%q gives the name %q", id, p.full)
+		}
+		title(p.full)
+	})
+}
