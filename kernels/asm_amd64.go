@@ -211,15 +211,10 @@ func transpose16AVX512(dst *byte, ds uintptr, src *byte, ss uintptr)
 //go:noescape
 func transpose8AVX2(dst *byte, ds uintptr, src *byte, ss uintptr)
 
-// halfRowAVX512 expands n elements, a multiple of the vector length, to float32.
+// fromHalfAVX512 expands n halves, a multiple of the vector length, to float32.
 //
 //go:noescape
-func halfRowAVX512(dst *float32, src *byte, n int)
-
-// bfloatRowAVX512 expands n elements, a multiple of the vector length, to float32.
-//
-//go:noescape
-func bfloatRowAVX512(dst *float32, src *byte, n int)
+func fromHalfAVX512(dst *float32, x *uint16, n int)
 
 // toHalfAVX512 rounds n elements, a multiple of the vector length, to half precision.
 //
@@ -232,15 +227,10 @@ func toHalfAVX512(dst *uint16, x *float32, n int)
 //go:noescape
 func expandAVX512(dst *float32, u *byte, scale *float32, offset *float32, groups int, group int, zero uint64)
 
-// halfRowAVX2 expands n elements, a multiple of the vector length, to float32.
+// fromHalfAVX2 expands n halves, a multiple of the vector length, to float32.
 //
 //go:noescape
-func halfRowAVX2(dst *float32, src *byte, n int)
-
-// bfloatRowAVX2 expands n elements, a multiple of the vector length, to float32.
-//
-//go:noescape
-func bfloatRowAVX2(dst *float32, src *byte, n int)
+func fromHalfAVX2(dst *float32, x *uint16, n int)
 
 // toHalfAVX2 rounds n elements, a multiple of the vector length, to half precision.
 //

@@ -4926,39 +4926,17 @@ TEXT ·transpose8AVX2(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-// func halfRowAVX512(dst *float32, src *byte, n int)
+// func fromHalfAVX512(dst *float32, x *uint16, n int)
 // Requires: AVX, AVX512F
-TEXT ·halfRowAVX512(SB), NOSPLIT, $0-24
+TEXT ·fromHalfAVX512(SB), NOSPLIT, $0-24
 	MOVQ  dst+0(FP), AX
-	MOVQ  src+8(FP), CX
+	MOVQ  x+8(FP), CX
 	MOVQ  n+16(FP), DX
 	TESTQ DX, DX
 	JZ    done
 
 loop:
 	VCVTPH2PS (CX), Z0
-	VMOVUPS   Z0, (AX)
-	ADDQ      $0x00000020, CX
-	ADDQ      $0x00000040, AX
-	SUBQ      $0x00000010, DX
-	JNZ       loop
-
-done:
-	VZEROUPPER
-	RET
-
-// func bfloatRowAVX512(dst *float32, src *byte, n int)
-// Requires: AVX, AVX512F
-TEXT ·bfloatRowAVX512(SB), NOSPLIT, $0-24
-	MOVQ  dst+0(FP), AX
-	MOVQ  src+8(FP), CX
-	MOVQ  n+16(FP), DX
-	TESTQ DX, DX
-	JZ    done
-
-loop:
-	VPMOVZXWD (CX), Z0
-	VPSLLD    $0x10, Z0, Z0
 	VMOVUPS   Z0, (AX)
 	ADDQ      $0x00000020, CX
 	ADDQ      $0x00000040, AX
@@ -5048,39 +5026,17 @@ done:
 	VZEROUPPER
 	RET
 
-// func halfRowAVX2(dst *float32, src *byte, n int)
+// func fromHalfAVX2(dst *float32, x *uint16, n int)
 // Requires: AVX, F16C
-TEXT ·halfRowAVX2(SB), NOSPLIT, $0-24
+TEXT ·fromHalfAVX2(SB), NOSPLIT, $0-24
 	MOVQ  dst+0(FP), AX
-	MOVQ  src+8(FP), CX
+	MOVQ  x+8(FP), CX
 	MOVQ  n+16(FP), DX
 	TESTQ DX, DX
 	JZ    done
 
 loop:
 	VCVTPH2PS (CX), Y0
-	VMOVUPS   Y0, (AX)
-	ADDQ      $0x00000010, CX
-	ADDQ      $0x00000020, AX
-	SUBQ      $0x00000008, DX
-	JNZ       loop
-
-done:
-	VZEROUPPER
-	RET
-
-// func bfloatRowAVX2(dst *float32, src *byte, n int)
-// Requires: AVX, AVX2
-TEXT ·bfloatRowAVX2(SB), NOSPLIT, $0-24
-	MOVQ  dst+0(FP), AX
-	MOVQ  src+8(FP), CX
-	MOVQ  n+16(FP), DX
-	TESTQ DX, DX
-	JZ    done
-
-loop:
-	VPMOVZXWD (CX), Y0
-	VPSLLD    $0x10, Y0, Y0
 	VMOVUPS   Y0, (AX)
 	ADDQ      $0x00000010, CX
 	ADDQ      $0x00000020, AX

@@ -3,6 +3,7 @@ package kernels
 import (
 	"encoding/binary"
 	"math"
+	"sync"
 	"unsafe"
 
 	"github.com/smeltgguf/smelt/quant"
@@ -25,6 +26,9 @@ func EncodeRow(t quant.Type, dst []byte, row, importance []float32) {
 	quant.Encode(t, dst, row, importance)
 }
 
+// decoders holds the memory that DecodeRow unpacks into.
+var decoders = sync.Pool{New: func() any { return new(scratch) }}
+
 // DecodeRow is quant.Decode, faster where the CPU allows: the same arguments,
 // the same numbers.
 func DecodeRow(t quant.Type, dst []float32, src []byte) {
@@ -42,6 +46,15 @@ func DecodeRow(t quant.Type, dst []float32, src []byte) {
 		case quant.BF16:
 			n, _ = convertSIMD(bf16ToF32, d, s, len(dst))
 		}
+	}
+	if t.CanDecode() && forms[t].unpack != nil && hasAVX2 && len(src)%t.BlockSize() == 0 && len(src)/t.BlockSize()*t.BlockLen() == len(dst) {
+		w := decoders.Get().(*scratch)
+		for ; n < len(dst); n += depthI {
+			end := min(n+depthI, len(dst))
+			decode(t, dst[n:end], src[t.RowSize(n):t.RowSize(end)], w)
+		}
+		decoders.Put(w)
+		return
 	}
 	quant.Decode(t, dst[n:], src[n*t.BlockSize():])
 }

@@ -103,8 +103,10 @@ func TestDecode(t *testing.T) {
 				got := make([]float32, w.Cols+1)
 				got[w.Cols] = 42
 				decode(typ, got[:w.Cols], w.Data, &s)
+				row := make([]float32, w.Cols)
+				DecodeRow(typ, row, w.Data)
 				for i, v := range want {
-					if got[i] != v {
+					if math.Float32bits(got[i]) != math.Float32bits(v) || math.Float32bits(row[i]) != math.Float32bits(v) {
 						t.Fatalf("%s: element %d of %d is %g, want %g", typ, i, w.Cols, got[i], v)
 					}
 				}

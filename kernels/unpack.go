@@ -3,7 +3,6 @@ package kernels
 import (
 	"encoding/binary"
 	"math"
-	"unsafe"
 
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -81,7 +80,7 @@ func unpack(t quant.Type, u []byte, scale, offset []float32, src []byte, s *scra
 	groups := (n + 31) / 32
 	s.dots = grow(s.dots, n)
 	s.isums = grow(s.isums, 2*groups)
-	decodeRow(t, s.dots, src)
+	DecodeRow(t, s.dots, src)
 	quantizeRow(u[:groups*32], scale[:groups], s.isums, s.dots, 0x80)
 }
 
@@ -89,7 +88,7 @@ func unpack(t quant.Type, u []byte, scale, offset []float32, src []byte, s *scra
 func decode(t quant.Type, dst []float32, src []byte, s *scratch) {
 	f := &forms[t]
 	if f.unpack == nil {
-		decodeRow(t, dst, src)
+		DecodeRow(t, dst, src)
 		return
 	}
 	s.bytes = grow(s.bytes, len(dst))
@@ -99,20 +98,6 @@ func decode(t quant.Type, dst []float32, src []byte, s *scratch) {
 		f.unpack(s.bytes, s.row16, s.off16, src)
 	}
 	expand(f, dst, s.bytes, s.row16, s.off16)
-}
-
-// decodeRow is quant.Decode with faster paths for the plain float types.
-func decodeRow(t quant.Type, dst []float32, src []byte) {
-	switch t {
-	case quant.F32:
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst)), src)
-	case quant.F16:
-		halfRow(dst, src)
-	case quant.BF16:
-		bfloatRow(dst, src)
-	default:
-		quant.Decode(t, dst, src)
-	}
 }
 
 // expandGo computes dst[i] = scale[g]*(u[i]-zero) + offset[g], g = i/group.
@@ -164,18 +149,6 @@ func halfToFloat(h uint16) float32 {
 		return math.Float32frombits(sign | 0x7f800000 | uint32(h&0x3ff)<<13)
 	}
 	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(uint32(h&0x7fff)<<13)*0x1p112))
-}
-
-func halfRowGo(dst []float32, src []byte) {
-	for i := range dst {
-		dst[i] = half(src[2*i:])
-	}
-}
-
-func bfloatRowGo(dst []float32, src []byte) {
-	for i := range dst {
-		dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-	}
 }
 
 // nibbles spreads 16 bytes: low nibbles to u[0:16], high ones to u[16:32].

@@ -217,41 +217,15 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 	}
 }
 
-// widen runs one of the kernels that expand 16-bit floats.
-func widen(wide, narrow func(dst *float32, src *byte, n int), dst []float32, src *byte) (n int) {
-	if n = whole(len(dst)); n > 0 {
-		if hasAVX512 {
-			wide(&dst[0], src, n)
-		} else {
-			narrow(&dst[0], src, n)
-		}
-	}
-	return n
-}
-
-func halfRow(dst []float32, src []byte) {
-	if len(dst) == 0 {
-		return
-	}
-	_ = src[2*len(dst)-1]
-	n := widen(halfRowAVX512, halfRowAVX2, dst, &src[0])
-	halfRowGo(dst[n:], src[2*n:])
-}
-
-func bfloatRow(dst []float32, src []byte) {
-	if len(dst) == 0 {
-		return
-	}
-	_ = src[2*len(dst)-1]
-	n := widen(bfloatRowAVX512, bfloatRowAVX2, dst, &src[0])
-	bfloatRowGo(dst[n:], src[2*n:])
-}
-
 func fromHalf(dst []float32, x []uint16) {
-	if len(x) == 0 {
-		return
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		fromHalfAVX512(&dst[0], &x[0], n)
+	default:
+		fromHalfAVX2(&dst[0], &x[0], n)
 	}
-	n := widen(halfRowAVX512, halfRowAVX2, dst, (*byte)(unsafe.Pointer(&x[0])))
 	fromHalfGo(dst[n:], x[n:])
 }
 

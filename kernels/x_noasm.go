@@ -34,10 +34,6 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 	expandGo(f, dst, u, scale, offset)
 }
 
-func halfRow(dst []float32, src []byte) { halfRowGo(dst, src) }
-
-func bfloatRow(dst []float32, src []byte) { bfloatRowGo(dst, src) }
-
 func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
 
 func mulScale(out, x, weight []float32, s float32) { mulScaleGo(out, x, weight, s) }

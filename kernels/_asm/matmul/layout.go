@@ -10,8 +10,7 @@ func layout() {
 	transpose16AVX512()
 	transpose8AVX2()
 	for _, w := range []width{avx512, avx2} {
-		widenRow(w, "halfRow")
-		widenRow(w, "bfloatRow")
+		fromHalf(w)
 		toHalf(w)
 		expand(w)
 	}
@@ -102,24 +101,17 @@ func transpose8AVX2() {
 	ret()
 }
 
-// widenRow expands n halves or bfloats, a multiple of the vector length.
-func widenRow(w width, name string) {
+func fromHalf(w width) {
 	step := int(w) / 4
-	text(name+w.suffix(), "func(dst *float32, src *byte, n int)",
-		name+w.suffix()+" expands n elements, a multiple of the vector length, to float32.")
-	dst, src, n := load("dst"), load("src"), load("n")
+	text("fromHalf"+w.suffix(), "func(dst *float32, x *uint16, n int)",
+		"fromHalf"+w.suffix()+" expands n halves, a multiple of the vector length, to float32.")
+	dst, x, n := load("dst"), load("x"), load("n")
 	TESTQ(n, n)
 	JZ(LabelRef("done"))
 	Label("loop")
-	v := w.v(0)
-	if name == "halfRow" {
-		VCVTPH2PS(ptr(src, 0), v)
-	} else {
-		VPMOVZXWD(ptr(src, 0), v)
-		VPSLLD(U8(16), v, v)
-	}
-	VMOVUPS(v, ptr(dst, 0))
-	ADDQ(U32(uint32(2*step)), src)
+	VCVTPH2PS(ptr(x, 0), w.v(0))
+	VMOVUPS(w.v(0), ptr(dst, 0))
+	ADDQ(U32(uint32(2*step)), x)
 	ADDQ(U32(uint32(w)), dst)
 	SUBQ(U32(uint32(step)), n)
 	JNZ(LabelRef("loop"))
