@@ -15,6 +15,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/corpus"
 	"github.com/smeltgguf/smelt/internal/decoder"
 	"github.com/smeltgguf/smelt/internal/eval"
+	"github.com/smeltgguf/smelt/internal/gates"
 	"github.com/smeltgguf/smelt/internal/model"
 	"github.com/smeltgguf/smelt/internal/report"
 	"github.com/smeltgguf/smelt/kernels"
@@ -51,6 +52,8 @@ GGUF files or checkpoint directories.`,
 	f.Float64Var(&o.maxPPLRatio, "max-ppl-ratio", 0, "gate: largest perplexity ratio to the base")
 	f.Float64Var(&o.maxKLD, "max-kld", 0, "gate: largest mean KL divergence from the base, in nats")
 	f.Float64Var(&o.minSameTop, "min-same-top", 0, "gate: smallest share of equal top tokens, 0 to 1")
+	f.StringVar(&o.gatesFile, "gates", "", "file of gates (YAML): patterns of file names or types, each with figures and their bounds")
+	f.BoolVar(&o.untilDecided, "until-decided", false, "stop as soon as more text would not change whether any gate is met")
 	f.StringArrayVar(&o.gates, "gate", nil, "gate on any figure of the JSON output: NAME=BOUND (may be repeated)")
 	f.BoolVar(&o.json, "json", false, "print one JSON object (docs/verify.md describes it)")
 	f.StringVar(&o.markdown, "markdown", "", "write the table to this file as Markdown")
@@ -66,12 +69,13 @@ type verifyOptions struct {
 	eval                            eval.Options
 	threads                         int
 	maxPPLRatio, maxKLD, minSameTop float64
-	json, quiet                     bool
+	gatesFile                       string
+	json, quiet, untilDecided       bool
 	markdown, junit                 string
 }
 
 func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, changed func(flag string) bool) error {
-	gates, err := o.parseGates(changed)
+	file, flagGates, err := o.parseGates(changed)
 	if err != nil {
 		return err
 	}
@@ -133,8 +137,19 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		bar.set(p.Tokens, note)
 	}
 	var base *eval.Named
+	measured := r.Files
 	if o.base != "" {
-		base, named = &named[0], named[1:]
+		base, named, measured = &named[0], named[1:], measured[1:]
+	}
+	perModel := make([][]eval.Gate, len(named))
+	for i := range named {
+		if file != nil {
+			perModel[i] = file.For(measured[i].Path, measured[i].Ftype)
+		}
+		perModel[i] = gates.Merge(perModel[i], flagGates)
+	}
+	if o.untilDecided {
+		o.eval.Stop = func(r *eval.Result) bool { return eval.Decided(r, perModel) }
 	}
 	var runErr error
 	r.Result, runErr = eval.Run(ctx, base, named, tokens, o.eval)
@@ -145,7 +160,7 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	if runErr != nil && (r.Result == nil || r.Chunks == 0 || !errors.Is(runErr, context.Canceled) && ctx.Err() == nil) {
 		return runErr
 	}
-	r.Gates = eval.Check(r.Result, gates)
+	r.Gates = eval.Check(r.Result, perModel)
 	if err := o.write(r, stdout); err != nil {
 		return err
 	}
@@ -207,8 +222,9 @@ func tokenizeForAll(models []*model.Model, text []byte) ([]int32, error) {
 	return tokens, nil
 }
 
-func (o *verifyOptions) parseGates(changed func(string) bool) ([]eval.Gate, error) {
-	var gates []eval.Gate
+// parseGates returns the gates of the file, nil if there is none, and those of
+// the command line, which hold for all models and come before the file's.
+func (o *verifyOptions) parseGates(changed func(string) bool) (file *gates.File, flags []eval.Gate, err error) {
 	for _, g := range []struct {
 		flag, figure string
 		bound        float64
@@ -218,29 +234,37 @@ func (o *verifyOptions) parseGates(changed func(string) bool) ([]eval.Gate, erro
 		{"min-same-top", "same_top", o.minSameTop},
 	} {
 		if changed(g.flag) {
-			gates = append(gates, eval.Gate{Figure: g.figure, Bound: g.bound})
+			flags = append(flags, eval.Gate{Figure: g.figure, Bound: g.bound})
 		}
 	}
 	for _, s := range o.gates {
 		name, bound, ok := strings.Cut(s, "=")
 		v, err := strconv.ParseFloat(bound, 64)
 		if !ok || err != nil {
-			return nil, usagef("--gate %q: want NAME=BOUND", s)
+			return nil, nil, usagef("--gate %q: want NAME=BOUND", s)
 		}
 		g := eval.Gate{Figure: name, Bound: v}
 		if err := g.Validate(); err != nil {
-			return nil, usageError{err}
+			return nil, nil, usageError{err}
 		}
-		gates = append(gates, g)
+		flags = append(flags, g)
 	}
-	if o.base == "" {
-		for _, g := range gates {
-			if g.NeedsBase() {
-				return nil, usagef("a gate on %s needs --base", g.Figure)
-			}
+	all := flags
+	if o.gatesFile != "" {
+		if file, err = gates.Read(o.gatesFile); err != nil {
+			return nil, nil, err
+		}
+		all = append(file.All(), flags...)
+	}
+	for _, g := range all {
+		if g.NeedsBase() && o.base == "" {
+			return nil, nil, usagef("a gate on %s needs --base", g.Figure)
 		}
 	}
-	return gates, nil
+	if o.untilDecided && len(all) == 0 {
+		return nil, nil, usagef("--until-decided needs a gate")
+	}
+	return file, flags, nil
 }
 
 func parseCompute(s string) (kernels.Compute, error) {

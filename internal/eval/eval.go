@@ -37,7 +37,8 @@ type Options struct {
 
 	// Progress is called after each chunk; nil: not.
 	Progress func(Progress)
-	// Stop is asked after each chunk; true ends the run early. nil: never.
+	// Stop is asked after each chunk; true ends the run early. What it is given
+	// has no quantiles yet, but minimum and maximum. nil: never.
 	Stop func(*Result) bool
 }
 
@@ -56,6 +57,7 @@ type Result struct {
 	Tokens   int       `json:"tokens"` // that each model was run on
 	Scored   int       `json:"scored"` // positions that count
 	Complete bool      `json:"complete"`
+	Decided  bool      `json:"decided,omitempty"` // Options.Stop ended the run
 	Base     *Figures  `json:"base,omitempty"`
 	Models   []Figures `json:"models"`
 }
@@ -157,8 +159,10 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 				Result: r.result(false),
 			})
 		}
-		if opt.Stop != nil && opt.Stop(r.result(false)) {
-			break
+		if opt.Stop != nil && r.chunks < r.total && opt.Stop(r.result(false)) {
+			res := r.result(true)
+			res.Decided = true
+			return res, nil
 		}
 	}
 	return r.result(true), nil
@@ -216,6 +220,8 @@ type accumulator struct {
 	kls     []float64
 	dp, dp2 mean
 	dps     []float64
+	klRange [2]float64 // smallest and largest of kls
+	dpRange [2]float64
 	same    mean
 	top5    mean
 }
@@ -317,6 +323,11 @@ func (a *accumulator) add(f rowFigures, baseNLL float64, compared bool) {
 	if !compared {
 		return
 	}
+	if len(a.kls) == 0 {
+		a.klRange, a.dpRange = [2]float64{f.kl, f.kl}, [2]float64{f.dp, f.dp}
+	}
+	a.klRange = [2]float64{min(a.klRange[0], f.kl), max(a.klRange[1], f.kl)}
+	a.dpRange = [2]float64{min(a.dpRange[0], f.dp), max(a.dpRange[1], f.dp)}
 	a.kl.add(f.kl)
 	a.kls = append(a.kls, f.kl)
 	a.dp.add(f.dp)
@@ -364,6 +375,10 @@ func (a *accumulator) comparison(quantiles bool) *Comparison {
 		Correlation:  a.nll.correlation(),
 		MeanKLD:      a.kl.value(),
 		MeanKLDSE:    a.kl.se(),
+		MinKLD:       a.klRange[0],
+		MaxKLD:       a.klRange[1],
+		MinDP:        a.dpRange[0],
+		MaxDP:        a.dpRange[1],
 		MeanDP:       a.dp.value(),
 		MeanDPSE:     a.dp.se(),
 		SameTop:      a.same.value(),
@@ -381,10 +396,10 @@ func (a *accumulator) comparison(quantiles bool) *Comparison {
 		sorted []float64
 		q      float64
 	}{
-		{&c.MinKLD, kls, 0}, {&c.MedianKLD, kls, 0.5}, {&c.KLD90, kls, 0.9}, {&c.KLD95, kls, 0.95},
-		{&c.KLD99, kls, 0.99}, {&c.KLD999, kls, 0.999}, {&c.MaxKLD, kls, 1},
-		{&c.MinDP, dps, 0}, {&c.DP01, dps, 0.01}, {&c.DP05, dps, 0.05}, {&c.DP10, dps, 0.1}, {&c.MedianDP, dps, 0.5},
-		{&c.DP90, dps, 0.9}, {&c.DP95, dps, 0.95}, {&c.DP99, dps, 0.99}, {&c.MaxDP, dps, 1},
+		{&c.MedianKLD, kls, 0.5}, {&c.KLD90, kls, 0.9}, {&c.KLD95, kls, 0.95},
+		{&c.KLD99, kls, 0.99}, {&c.KLD999, kls, 0.999},
+		{&c.DP01, dps, 0.01}, {&c.DP05, dps, 0.05}, {&c.DP10, dps, 0.1}, {&c.MedianDP, dps, 0.5},
+		{&c.DP90, dps, 0.9}, {&c.DP95, dps, 0.95}, {&c.DP99, dps, 0.99},
 	} {
 		*q.to = quantile(q.sorted, q.q)
 	}

@@ -243,7 +243,7 @@ func TestGates(t *testing.T) {
 		{Gate{"ppl", 9}, false},
 		{Gate{"ppl_ratio", 1.02}, true},
 	} {
-		out := Check(res, []Gate{tt.gate})
+		out := Check(res, [][]Gate{{tt.gate}})
 		if len(out) != 1 || out[0].Passed != tt.pass {
 			t.Errorf("%v: %+v", tt.gate, out)
 		}
@@ -252,8 +252,59 @@ func TestGates(t *testing.T) {
 		t.Error("an unknown figure is a gate")
 	}
 	single := &Result{Models: []Figures{{Path: "m", PPL: 10}}}
-	if Check(single, []Gate{{"mean_kld", 1}})[0].Passed {
+	if Check(single, [][]Gate{{{"mean_kld", 1}}})[0].Passed {
 		t.Error("a figure that was not measured passes")
+	}
+}
+
+func TestDecided(t *testing.T) {
+	c := &Comparison{MeanKLD: 0.02, MeanKLDSE: 0.001, SameTop: 1, MaxKLD: 3, MinDP: -0.4, KLD99: 0.1}
+	res := &Result{Chunks: 10, Scored: 1000, Models: []Figures{{Path: "m", PPL: 10, PPLSE: 0.1, MeanNLL: math.Log(10), Comparison: c}}}
+	for _, tt := range []struct {
+		gate Gate
+		want bool
+	}{
+		{Gate{"mean_kld", 0.0226}, true}, // 0.02 + 2.58*0.001 = 0.02258
+		{Gate{"mean_kld", 0.0225}, false},
+		{Gate{"mean_kld", 0.0174}, true},
+		{Gate{"mean_kld", 0.0175}, false},
+		{Gate{"mean_nll", math.Log(10) + 0.026}, true},
+		{Gate{"mean_nll", math.Log(10) - 0.025}, false},
+		{Gate{"ppl", 10.2}, false},
+		// All of 1000 agree: the share may still be 0.995, not 0.99.
+		{Gate{"same_top", 0.99}, true},
+		{Gate{"same_top", 0.995}, false},
+		{Gate{"max_kld", 2}, true},
+		{Gate{"max_kld", 4}, false},
+		{Gate{"min_dp", -0.3}, true},
+		{Gate{"min_dp", -0.5}, false},
+		{Gate{"kld_99", 5}, false},
+	} {
+		if got := Decided(res, [][]Gate{{tt.gate}}); got != tt.want {
+			t.Errorf("%v: decided %v", tt.gate, got)
+		}
+	}
+	if Decided(res, [][]Gate{{{"mean_kld", 1}, {"ppl", 10}}}) {
+		t.Error("decided with one gate open")
+	}
+	res.Chunks = 3
+	if Decided(res, [][]Gate{{{"mean_kld", 1}}}) {
+		t.Error("decided after three chunks")
+	}
+}
+
+// TestStop ends a run as soon as it is decided, with all figures.
+func TestStop(t *testing.T) {
+	base, model := &tableModel{vocab: 50}, &tableModel{vocab: 50, seed: 9, noise: 0.3}
+	gates := [][]Gate{{{"mean_kld", 1e-6}, {"max_kld", 1e-6}}}
+	res, err := Run(context.Background(), &Named{"base", base}, []Named{{"model", model}}, text(320, 50), Options{
+		Ctx: 16, BOS: -1, Stop: func(r *Result) bool { return Decided(r, gates) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Chunks != minDecision || !res.Decided || res.Complete || res.Models[0].KLD99 == 0 {
+		t.Errorf("chunks %d, decided %v, complete %v, 99%% KL %g", res.Chunks, res.Decided, res.Complete, res.Models[0].KLD99)
 	}
 }
 

@@ -97,20 +97,78 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("%s: %s is %.6g, the gate is %s", o.Path, o.Gate.Figure, o.Value, o.Gate)
 }
 
-// Check holds gates against every model of a result. A figure that was not
-// measured misses its gate.
-func Check(res *Result, gates []Gate) []Outcome {
+// Check holds gates against a result: gates[i] against its i-th model. A
+// figure that was not measured misses its gate.
+func Check(res *Result, gates [][]Gate) []Outcome {
 	var out []Outcome
 	for i := range res.Models {
 		m := &res.Models[i]
-		for _, g := range gates {
+		for _, g := range gates[i] {
 			v, ok := m.Figure(g.Figure)
-			pass := ok && v <= g.Bound
-			if higherIsBetter[g.Figure] {
-				pass = ok && v >= g.Bound
-			}
-			out = append(out, Outcome{Gate: g, Name: g.String(), Path: m.Path, Value: v, Passed: pass})
+			out = append(out, Outcome{Gate: g, Name: g.String(), Path: m.Path, Value: v, Passed: ok && g.met(v)})
 		}
 	}
 	return out
+}
+
+// met reports whether a value passes.
+func (g Gate) met(v float64) bool {
+	if higherIsBetter[g.Figure] {
+		return v >= g.Bound
+	}
+	return v <= g.Bound
+}
+
+// DecisionZ is how many standard errors a figure must be from its bound before
+// Decided takes the gate for decided: the 99% interval of a normal
+// distribution, for a gate that is looked at once.
+const DecisionZ = 2.58
+
+// minDecision is how many chunks must have been run before anything is
+// decided: standard errors of fewer mean little.
+const minDecision = 4
+
+// Decided reports whether more text would not change what Check says of any
+// gate: the interval of DecisionZ standard errors around the figure lies wholly
+// on one side of the bound. Extremes have no such interval; they decide where
+// they cannot get back (the largest KL divergence is above its bound). All other
+// figures without a standard error leave their gate open.
+func Decided(res *Result, gates [][]Gate) bool {
+	if res.Chunks < minDecision {
+		return false
+	}
+	for i := range res.Models {
+		for _, g := range gates[i] {
+			if !res.Models[i].decides(g, res.Scored) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// growing tells of the extremes in which direction more text moves them.
+var growing = map[string]bool{"max_kld": true, "max_dp": true, "min_kld": false, "min_dp": false}
+
+func (f *Figures) decides(g Gate, n int) bool {
+	v, ok := f.Figure(g.Figure)
+	if !ok {
+		return false
+	}
+	if up, ok := growing[g.Figure]; ok {
+		return up && v > g.Bound || !up && v < g.Bound
+	}
+	lo, hi := v, v
+	switch se, ok := f.Figure(g.Figure + "_se"); {
+	case g.Figure == "same_top":
+		lo, hi = wilson(v, n, DecisionZ)
+	case g.Figure == "mean_nll":
+		d := DecisionZ * f.PPLSE / f.PPL // PPL = exp of it
+		lo, hi = v-d, v+d
+	case ok:
+		lo, hi = v-DecisionZ*se, v+DecisionZ*se
+	default:
+		return false
+	}
+	return g.met(lo) == g.met(hi)
 }

@@ -98,3 +98,16 @@ func sorted(x []float64) []float64 {
 	slices.Sort(s)
 	return s
 }
+
+// wilson returns the score interval of a share p of n trials, z standard errors
+// wide on either side (E. B. Wilson, 1927): unlike p +- z*se it is no single
+// point where all trials went one way.
+func wilson(p float64, n int, z float64) (lo, hi float64) {
+	if n == 0 {
+		return 0, 1
+	}
+	k := z * z / float64(n)
+	mid := (p + k/2) / (1 + k)
+	d := z / (1 + k) * math.Sqrt(p*(1-p)/float64(n)+k/float64(4*n))
+	return max(0, mid-d), min(1, mid+d)
+}

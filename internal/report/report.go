@@ -135,7 +135,9 @@ func (r *Report) rows() [][]string {
 
 func (r *Report) what() string {
 	s := fmt.Sprintf("%d chunks of %d tokens, %d positions scored, %s arithmetic, %.1f s", r.Chunks, r.Ctx, r.Scored, r.Compute, r.Seconds)
-	if !r.Complete {
+	if r.Decided {
+		s += " (not the whole text: all gates are decided)"
+	} else if !r.Complete {
 		s += " (not the whole text)"
 	}
 	return s

@@ -24,7 +24,7 @@ func sample() *Report {
 			{Path: "out/a|b.gguf", Architecture: "llama", Ftype: "Q4_0", Bytes: 1_600_000, BitsPerWeight: 4.56},
 		},
 		Result: res,
-		Gates:  eval.Check(res, []eval.Gate{gate, {Figure: "same_top", Bound: 0.9}}),
+		Gates:  eval.Check(res, [][]eval.Gate{{gate, {Figure: "same_top", Bound: 0.9}}}),
 	}
 }
 
