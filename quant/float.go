@@ -27,7 +27,7 @@ func decodeF16(dst []float32, src []byte) {
 
 func encodeF16(dst []byte, row, _ []float32) {
 	for i, v := range row {
-		putHalf(dst[2*i:], v)
+		binary.LittleEndian.PutUint16(dst[2*i:], halfFromFloat(v))
 	}
 }
 

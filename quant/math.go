@@ -58,10 +58,23 @@ func halfToFloat(b []byte) float32 {
 	return float16.Frombits(binary.LittleEndian.Uint16(b)).Float32()
 }
 
-// putHalf stores v at the start of b, rounded to half precision.
+// putHalf stores v, a result of arithmetic, at the start of b, rounded to half
+// precision. NaN gets the sign that it has on x86, where operations make
+// negative ones.
 func putHalf(b []byte, v float32) {
-	binary.LittleEndian.PutUint16(b, halfFromFloat(v))
+	h := halfFromFloat(v)
+	if v != v {
+		h ^= positiveNaN
+	}
+	binary.LittleEndian.PutUint16(b, h)
 }
+
+// positiveNaN is a half's sign bit where operations make positive NaNs.
+var positiveNaN = func() uint16 {
+	zero := float32(0)
+	nan := zero / zero
+	return uint16(^math.Float32bits(nan)>>16) & 0x8000
+}()
 
 // extreme returns the element of largest magnitude, the first of equals, and
 // that magnitude.
