@@ -97,6 +97,8 @@ type Options struct {
 	Adapter *Adapter
 	// Merge is an adapter that is merged into the weights.
 	Merge *Adapter
+	// ConfigOnly: the checkpoint has no weights, and the model gets no tensors.
+	ConfigOnly bool
 	// IgnoreKeys are config keys that the person knows to be harmless.
 	IgnoreKeys []string
 }
@@ -158,9 +160,11 @@ func Load(ck *checkpoint.Checkpoint, opt Options) (m *Model, err error) {
 		return nil, err
 	}
 	defer catch(&err)
+	if opt.ConfigOnly {
+		opt.Adapter = &Adapter{} // one that changes nothing
+	}
 	m = &Model{Family: f, Early: gguf.NewMetadata(), Params: gguf.NewMetadata()}
 	b := newBuilder(ck, cfg, f, m, opt)
-	b.readQuantized()
 	f.load(b)
 	b.finish()
 	all := m.Params.Clone()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/checkpoint"
+	"github.com/smeltgguf/smelt/internal/dequant"
 	"github.com/smeltgguf/smelt/internal/vocab"
 )
 
@@ -22,12 +23,12 @@ type builder struct {
 	m   *Model
 	opt Options
 
-	index     map[string]int // name in the checkpoint, normalized -> position
+	tensors   []checkpoint.Tensor // the checkpoint's, decoded where they were quantized
+	index     map[string]int      // name of a tensor, normalized -> position
 	claimed   []bool
 	out       []output
 	reordered bool // some q and k are interleaved in the GGUF
 	vocabSize int
-	quantized *quantized // nil: weights are floats
 	tune      []func(*Decoder)
 }
 
@@ -37,8 +38,10 @@ type output struct {
 }
 
 func newBuilder(ck *checkpoint.Checkpoint, cfg *Config, f *Family, m *Model, opt Options) *builder {
-	b := &builder{ck: ck, cfg: cfg, f: f, m: m, opt: opt, index: map[string]int{}, claimed: make([]bool, len(ck.Tensors))}
-	for i, t := range ck.Tensors {
+	b := &builder{ck: ck, cfg: cfg, f: f, m: m, opt: opt, tensors: ck.Tensors, index: map[string]int{}}
+	b.decode()
+	b.claimed = make([]bool, len(b.tensors))
+	for i, t := range b.tensors {
 		// Text models inside of multimodal checkpoints.
 		name := strings.ReplaceAll(t.Name, "language_model.", "")
 		if _, dup := b.index[name]; dup {
@@ -48,6 +51,35 @@ func newBuilder(ck *checkpoint.Checkpoint, cfg *Config, f *Family, m *Model, opt
 	}
 	return b
 }
+
+// decode looks at quantization_config and takes the weights that it describes
+// as what they mean.
+func (b *builder) decode() {
+	b.cfg.ignore(dequant.Key)
+	if b.adapting() {
+		return // the base's weights are not looked at
+	}
+	var conf map[string]any
+	if q := b.cfg.object(dequant.Key); q != nil && len(q.vals) > 0 {
+		conf = q.vals
+	}
+	r, err := dequant.Decode(b.cfg.file, conf, b.tensors)
+	if err != nil {
+		panic(failure{err})
+	}
+	b.tensors = r.Tensors
+	b.m.Skipped = append(b.m.Skipped, r.Unused...)
+	if r.MXFP4 && b.opt.FileType != fileTypeQ8_0 {
+		b.opt.FileType = fileTypeMXFP4
+	}
+}
+
+// general.file_type of files whose weights are Q8_0, or MXFP4 experts among
+// others of whatever type.
+const (
+	fileTypeQ8_0  = 7
+	fileTypeMXFP4 = 38
+)
 
 // addPrefix makes names known with a prefix that some checkpoints of a family
 // lack: those saved from the bare model, without its head.
@@ -79,24 +111,10 @@ func (b *builder) src(name string, shape ...int) shaped {
 	}
 	s := b.srcAny(name)
 	if !slices.Equal(s.shape, shape) {
-		t := b.ck.Tensors[s.order]
+		t := b.tensors[s.order]
 		panic(failure{formats.Malformedf(t.File, -1, "%s %s, config implies %s", formats.Quote(name), dims(s.shape), dims(shape))})
 	}
 	return s
-}
-
-// srcBytes claims a tensor of bytes.
-func (b *builder) srcBytes(name string, shape ...int) shaped {
-	i, ok := b.index[name]
-	if !ok {
-		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
-	}
-	t := &b.ck.Tensors[i]
-	if t.DType != formats.U8 || !slices.Equal(t.Shape, shape) {
-		panic(failure{formats.Malformedf(t.File, -1, "%s is %v %s, config implies U8 %s", formats.Quote(name), t.DType, dims(t.Shape), dims(shape))})
-	}
-	b.claimed[i] = true
-	return shaped{rows: t.Rows, shape: t.Shape, order: i}
 }
 
 // srcAny claims a tensor of whatever shape.
@@ -108,17 +126,12 @@ func (b *builder) srcAny(name string) shaped {
 	if !ok {
 		panic(failure{formats.Malformedf(b.ck.Path, -1, "tensor %q is missing", name)})
 	}
-	t := &b.ck.Tensors[i]
-	var s shaped
-	if b.quantized != nil && t.DType == formats.F8E4M3 {
-		s = b.dequantized(name, i)
-	} else {
-		if err := t.Weights(); err != nil {
-			panic(failure{err})
-		}
-		b.claimed[i] = true
-		s = shaped{rows: t.Rows, shape: t.Shape, order: i}
+	t := &b.tensors[i]
+	if err := t.Weights(); err != nil {
+		panic(failure{err})
 	}
+	b.claimed[i] = true
+	s := shaped{rows: t.Rows, shape: t.Shape, order: i}
 	if b.opt.Merge != nil {
 		s = b.opt.Merge.merge(name, s)
 	}
@@ -150,7 +163,7 @@ func (b *builder) put(name string, s shaped) {
 func (b *builder) skip(name string) {
 	if i, ok := b.index[name]; ok {
 		b.claimed[i] = true
-		b.m.Skipped = append(b.m.Skipped, b.ck.Tensors[i].Name)
+		b.m.Skipped = append(b.m.Skipped, b.tensors[i].Name)
 	}
 }
 
@@ -249,7 +262,7 @@ func (b *builder) finish() {
 			ad.check()
 		}
 	}
-	for i, t := range b.ck.Tensors {
+	for i, t := range b.tensors {
 		if b.claimed[i] || b.adapting() {
 			continue
 		}

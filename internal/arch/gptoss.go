@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/smeltgguf/smelt/formats"
-	"github.com/smeltgguf/smelt/internal/stream"
 	"github.com/smeltgguf/smelt/internal/vocab"
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -26,9 +25,6 @@ var gptOSSFamily = &Family{
 	},
 }
 
-// fileTypeMXFP4 is general.file_type of a file whose experts are MXFP4.
-const fileTypeMXFP4 = 38
-
 func loadGPTOSS(b *builder) {
 	c := b.cfg
 	s := b.commonShape()
@@ -48,14 +44,6 @@ func loadGPTOSS(b *builder) {
 	r := b.rope(150000, "yarn")
 	if r.params != nil {
 		r.params.ignore("truncate")
-	}
-	packed := false
-	if q := c.object("quantization_config"); q != nil {
-		q.oneOf("quant_method", "mxfp4", "mxfp4")
-		packed = true
-	}
-	if packed && b.opt.FileType != 7 {
-		b.opt.FileType = fileTypeMXFP4
 	}
 	b.commonParams(s, r)
 	b.setUint("attention.sliding_window", c.count("sliding_window"))
@@ -97,49 +85,10 @@ func loadGPTOSS(b *builder) {
 // gptOSSExperts returns the experts' matrices of shape (n, out, in): packed in
 // MXFP4, which come before all other tensors, or as floats, stored transposed.
 func (b *builder) gptOSSExperts(name string, n, out, in int) shaped {
-	if !b.has(name + "_blocks") {
+	if i, ok := b.index[name]; !ok || b.tensors[i].Rows.Type() != quant.MXFP4 {
 		return b.src(name, n, in, out).transpose()
 	}
-	if in%32 != 0 {
-		fail("%s: rows of %d are no multiple of 32", b.ck.Path, in)
-	}
-	blocks := b.srcBytes(name+"_blocks", n, out, in/32, 16)
-	scales := b.srcBytes(name+"_scales", n, out, in/32)
-	rows := &mxfp4{blocks: reshape(blocks.rows, in/2), scales: scales.rows, in: in}
-	// Before the tensors that are read as they stand.
-	return shaped{rows: rows, shape: []int{n, out, in}, order: scales.order - len(b.ck.Tensors)}
-}
-
-// mxfp4 puts blocks and scales together to ggml's blocks: the scale, then 16
-// bytes whose low halves are the first 16 elements and whose high halves the
-// others. In the checkpoint the two elements of a byte are neighbours.
-type mxfp4 struct {
-	blocks, scales stream.Rows
-	in             int // elements of a row
-}
-
-func (m *mxfp4) Type() quant.Type { return quant.MXFP4 }
-func (m *mxfp4) Len() int         { return m.in }
-func (m *mxfp4) Count() int       { return m.blocks.Count() }
-
-func (m *mxfp4) ReadRows(dst []byte, first, n int) error {
-	per := m.in / 32
-	scales := make([]byte, n*per)
-	blocks := make([]byte, n*per*16)
-	if err := m.scales.ReadRows(scales, first, n); err != nil {
-		return err
-	}
-	if err := m.blocks.ReadRows(blocks, first, n); err != nil {
-		return err
-	}
-	for i, scale := range scales {
-		out, in := dst[i*17:][:17], blocks[i*16:][:16]
-		out[0] = scale
-		for j := range 8 {
-			a, b := in[j], in[8+j] // elements 2j, 2j+1 and 16+2j, 17+2j
-			out[1+2*j] = a&0x0f | b<<4
-			out[2+2*j] = a>>4 | b&0xf0
-		}
-	}
-	return nil
+	x := b.src(name, n, out, in)
+	x.order -= len(b.tensors) // before the tensors that are read as they stand
+	return x
 }

@@ -43,6 +43,18 @@ func (g *gather) Count() int { return g.count }
 
 func (g *gather) ReadRows(dst []byte, first, n int) error {
 	size := g.Type().RowSize(g.Len())
+	if at, span := g.span(first, n); span > n && span <= 4*n {
+		// All that lies between is read in one go: rows of some inputs are dear
+		// to read one by one.
+		buf := make([]byte, span*size)
+		if err := g.Rows.ReadRows(buf, at, span); err != nil {
+			return err
+		}
+		for i := range n {
+			copy(dst[i*size:][:size], buf[(g.index(first+i)-at)*size:])
+		}
+		return nil
+	}
 	for n > 0 {
 		at, run := g.index(first), 1
 		for run < n && g.index(first+run) == at+run {
@@ -54,6 +66,21 @@ func (g *gather) ReadRows(dst []byte, first, n int) error {
 		dst, first, n = dst[run*size:], first+run, n-run
 	}
 	return nil
+}
+
+// span returns the first of the input's rows that n rows from first on are read
+// from, and how many there are to the last.
+func (g *gather) span(first, n int) (at, span int) {
+	if n == 0 {
+		return 0, 0
+	}
+	lo := g.index(first)
+	hi := lo
+	for i := first + 1; i < first+n; i++ {
+		at := g.index(i)
+		lo, hi = min(lo, at), max(hi, at)
+	}
+	return lo, hi - lo + 1
 }
 
 // unrope reorders the rows of a q or k matrix (or the elements of its bias),

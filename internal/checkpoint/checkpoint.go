@@ -61,6 +61,9 @@ func (t *Tensor) Weights() error {
 	case formats.F64, formats.F32, formats.F16, formats.BF16:
 		return nil
 	}
+	if t.Rows.Type().BlockLen() > 1 {
+		return nil
+	}
 	return formats.Unsupportedf(t.File, -1, "tensor %s: dtype %v unsupported", formats.Quote(t.Name), t.DType)
 }
 
