@@ -87,13 +87,19 @@ func loadMetaLlama(b *builder) {
 		}
 		s.headDim = s.embd / s.heads
 	}
-	emb := b.srcAny("tok_embeddings.weight")
 	if s.vocab, _ = c.intIf("vocab_size"); s.vocab <= 0 { // -1: from the tokenizer
-		s.vocab = emb.shape[0]
+		if b.adapting() {
+			c.bad(formats.Unsupported, "vocab_size %d: without weights nothing tells the vocabulary's size", s.vocab)
+		}
+		s.vocab = b.srcAny("tok_embeddings.weight").shape[0]
 	}
 	b.vocabSize = s.vocab
 	c.ignore("multiple_of", "ffn_dim_multiplier", "hidden_dim", "sliding_window", "max_seq_len", "max_batch_size")
-	s.ffn = b.srcAny("layers.0.feed_forward.w1.weight").shape[0]
+	if b.adapting() {
+		s.ffn = metaFFN(c, s.embd)
+	} else {
+		s.ffn = b.srcAny("layers.0.feed_forward.w1.weight").shape[0]
+	}
 	eps := c.positive("norm_eps", "rms_norm_eps")
 	theta := c.floatOr(10000, "rope_theta")
 	scaled := c.boolean(false, "use_scaled_rope")
@@ -140,6 +146,14 @@ func loadMetaLlama(b *builder) {
 		b.linear(blk+"ffn_up", p+"feed_forward.w3", s.ffn, s.embd, nil)
 	}
 	b.norm("output_norm", "norm", s.embd)
+}
+
+// metaFFN computes the feed-forward's width as Meta's llama/model.py does, for
+// when there are no weights to tell it.
+func metaFFN(c *Config, embd int) int {
+	n := int(c.floatOr(1, "ffn_dim_multiplier") * float64(8*embd/3))
+	multiple := c.countOr(256, "multiple_of")
+	return (n + multiple - 1) / multiple * multiple
 }
 
 func metaContext(c *Config, s shape, eps, theta float64, scaled bool) int {

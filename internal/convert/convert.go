@@ -89,7 +89,13 @@ func NewPlan(opt Options) (p *Plan, err error) {
 			opened.Close()
 		}
 	}()
-	if p.ck, err = checkpoint.Open(opt.In); err != nil {
+	if p.ck, err = checkpoint.Open(opt.In); err != nil && opt.VocabOnly {
+		// Weights that are missing or incomplete do not matter.
+		if ck, configErr := checkpoint.OpenConfig(opt.In); configErr == nil {
+			p.ck, err = ck, nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	out, err := findOuttype(opt.Outtype, p.ck)
@@ -112,7 +118,7 @@ func NewPlan(opt Options) (p *Plan, err error) {
 
 // load describes the model, or the adapter, which is then returned as well.
 func (p *Plan) load(out outtype) (*arch.Model, *arch.Adapter, error) {
-	opt := arch.Options{FileType: out.fileType, IgnoreKeys: p.opt.IgnoreConfigKeys}
+	opt := arch.Options{FileType: out.fileType, IgnoreKeys: p.opt.IgnoreConfigKeys, ConfigOnly: p.opt.VocabOnly && len(p.ck.Tensors) == 0}
 	base := p.ck
 	if _, err := p.ck.ReadFile(arch.AdapterFile); err == nil {
 		if p.opt.Base == "" {

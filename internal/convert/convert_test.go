@@ -110,6 +110,31 @@ func TestVocabOnly(t *testing.T) {
 	}
 }
 
+// TestVocabOnlyWithoutWeights: the weights are not missed, or only where
+// nothing else tells the shape of the model.
+func TestVocabOnlyWithoutWeights(t *testing.T) {
+	for _, m := range fixture.Models() {
+		in := filepath.Join(t.TempDir(), "model")
+		if err := m.Write(in); err != nil {
+			t.Fatal(err)
+		}
+		with, err := os.ReadFile(run(t, Options{In: in, VocabOnly: true}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(in, "model.safetensors")); err != nil {
+			t.Fatal(err)
+		}
+		without, err := os.ReadFile(run(t, Options{In: in, VocabOnly: true}))
+		if err != nil || !slices.Equal(with, without) {
+			t.Errorf("%s: another file without weights; %v", m.Name, err)
+		}
+	}
+	if _, err := NewPlan(Options{In: t.TempDir(), Out: "o.gguf", VocabOnly: true}); err == nil {
+		t.Error("an empty directory was accepted")
+	}
+}
+
 // TestSubstitution: a row that Q8_0 cannot hold becomes F16, and the plan says
 // so.
 func TestSubstitution(t *testing.T) {
