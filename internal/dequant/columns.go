@@ -48,13 +48,17 @@ func (c *columns) ReadRows(dst []byte, first, n int) error {
 	if n == 0 {
 		return nil
 	}
-	index, err := c.groupOf()
+	index, err := groupsOf(c.groupIndex, c.in, c.groupSize, c.groups)
 	if err != nil {
 		return err
 	}
 	per, mask := len(c.shifts), int32(1)<<c.bits-1
 	// The words that hold outputs first to first+n-1, where they are packed.
 	w0, wn := first/per, (first+n-1)/per-first/per+1
+	at, shift := make([]int, n), make([]int, n) // bytes, bits
+	for k := range n {
+		at[k], shift[k] = 4*((first+k)/per-w0), c.shifts[(first+k)%per]
+	}
 	raw := make([]byte, 4*max(n, wn))
 	scales, zeros := make([]float32, c.groups*n), make([]int32, c.groups*n) // by output, then group
 	for g := range c.groups {
@@ -67,52 +71,66 @@ func (c *columns) ReadRows(dst []byte, first, n int) error {
 			return err
 		}
 		for k := range n {
-			o := first + k
-			word := int32(binary.LittleEndian.Uint32(z[4*(o/per-w0):]))
-			scales[k*c.groups+g], zeros[k*c.groups+g] = s[k], word>>c.shifts[o%per]&mask+c.zeroOffset
+			word := int32(binary.LittleEndian.Uint32(z[at[k]:]))
+			scales[k*c.groups+g], zeros[k*c.groups+g] = s[k], word>>shift[k]&mask+c.zeroOffset
 		}
 	}
-	put := func(k, j int, q int32) {
-		at := k*c.groups + int(index[j])
-		v := scales[at] * float32(q-zeros[at])
-		binary.LittleEndian.PutUint32(dst[4*(k*c.in+j):], math.Float32bits(v))
-	}
+	// A step is the inputs that a word holds, or so many that rows of the
+	// output are written in lines of the cache.
+	step := 16
 	if c.tall {
-		for w := range c.in / per {
-			q, err := words(c.qweight, raw, w*c.out+first, n)
+		step = per
+	}
+	q := make([]int32, n*step)
+	for j := 0; j < c.in; j += step {
+		m := min(step, c.in-j)
+		if c.tall {
+			w, err := words(c.qweight, raw, j/per*c.out+first, n)
 			if err != nil {
 				return err
 			}
 			for k := range n {
-				word := int32(binary.LittleEndian.Uint32(q[4*k:]))
+				word := int32(binary.LittleEndian.Uint32(w[4*k:]))
 				for i, shift := range c.shifts {
-					put(k, w*per+i, word>>shift&mask)
+					q[k*step+i] = word >> shift & mask
+				}
+			}
+		} else {
+			for i := range m {
+				w, err := words(c.qweight, raw, (j+i)*(c.out/per)+w0, wn)
+				if err != nil {
+					return err
+				}
+				for k := range n {
+					q[k*step+i] = int32(binary.LittleEndian.Uint32(w[at[k]:])) >> shift[k] & mask
 				}
 			}
 		}
-		return nil
-	}
-	for j := range c.in {
-		q, err := words(c.qweight, raw, j*(c.out/per)+w0, wn)
-		if err != nil {
-			return err
-		}
 		for k := range n {
-			o := first + k
-			put(k, j, int32(binary.LittleEndian.Uint32(q[4*(o/per-w0):]))>>c.shifts[o%per]&mask)
+			store(dst[4*(k*c.in+j):], q[k*step:][:m], index[j:], scales[k*c.groups:][:c.groups], zeros[k*c.groups:][:c.groups])
 		}
 	}
 	return nil
 }
 
-// groupOf returns the group of each input.
-func (c *columns) groupOf() ([]int32, error) {
-	if c.groupIndex != nil {
-		return groupIndex(c.groupIndex, c.groups)
+// store writes scale * (q - zero) for each of q, whose groups index gives.
+func store(dst []byte, q, index []int32, scales []float32, zeros []int32) {
+	index, dst, zeros = index[:len(q)], dst[:4*len(q)], zeros[:len(scales)]
+	for i, v := range q {
+		g := index[i]
+		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(scales[g]*float32(v-zeros[g])))
 	}
-	index := make([]int32, c.in)
+}
+
+// groupsOf returns the group of each of n inputs: as t says, or size of them
+// each one after the other.
+func groupsOf(t *checkpoint.Tensor, n, size, groups int) ([]int32, error) {
+	if t != nil {
+		return groupIndex(t, groups)
+	}
+	index := make([]int32, n)
 	for j := range index {
-		index[j] = int32(j / c.groupSize)
+		index[j] = int32(j / size)
 	}
 	return index, nil
 }
@@ -157,6 +175,9 @@ func (d *decoder) fold(stem string, c *columns, names ...string) error {
 		return err
 	}
 	c.groups = c.scales.Shape[0]
+	if c.groups > c.in {
+		return formats.Malformedf(c.scales.File, -1, "%s has %d groups, more than the %d inputs", formats.Quote(c.scales.Name), c.groups, c.in)
+	}
 	if c.out%per != 0 {
 		return formats.Malformedf(q.File, -1, "%s: %d outputs are no multiple of the %d in a word", formats.Quote(q.Name), c.out, per)
 	}

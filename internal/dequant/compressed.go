@@ -260,13 +260,11 @@ func (p *packed) ReadRows(dst []byte, first, n int) error {
 			return err
 		}
 	}
-	var index []int32
-	if p.index != nil {
-		if index, err = groupIndex(p.index, p.groups); err != nil {
-			return err
-		}
+	index, err := groupsOf(p.index, p.in, p.groupSize, p.groups)
+	if err != nil {
+		return err
 	}
-	zeros := make([]int32, p.groups)
+	zeros, q := make([]int32, p.groups), make([]int32, rowWords*per)
 	for i := range n {
 		o := first + i
 		for g := range zeros {
@@ -276,15 +274,13 @@ func (p *packed) ReadRows(dst []byte, first, n int) error {
 				zeros[g] = word >> (o % per * p.bits) & mask
 			}
 		}
-		row, s := raw[4*i*rowWords:], scales[i*p.groups:][:p.groups]
-		for j := range p.in {
-			g := j / p.groupSize
-			if index != nil {
-				g = int(index[j])
+		for w := range rowWords {
+			word := int32(binary.LittleEndian.Uint32(raw[4*(i*rowWords+w):]))
+			for k := range per {
+				q[w*per+k] = word >> (k * p.bits) & mask
 			}
-			q := int32(binary.LittleEndian.Uint32(row[4*(j/per):])) >> (j % per * p.bits) & mask
-			binary.LittleEndian.PutUint32(dst[4*(i*p.in+j):], math.Float32bits(float32(q-zeros[g])*s[g]))
 		}
+		store(dst[4*i*p.in:], q[:p.in], index, scales[i*p.groups:][:p.groups], zeros)
 	}
 	return nil
 }

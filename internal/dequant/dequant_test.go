@@ -15,6 +15,7 @@ import (
 
 	"github.com/x448/float16"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/checkpoint"
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -528,6 +529,7 @@ func TestRefuses(t *testing.T) {
 		{`{"quant_method": "gptq", "bits": 4}`, gptq("l.qweight", 0, 8), `"l.qweight" is I32 [0,8], expected I32 [*,*]`},
 		{`{"quant_method": "gptq", "bits": 4}`, gptq("l.qzeros", 2, 2), `"l.qzeros" is I32 [2,2], expected I32 [2,1]`},
 		{`{"quant_method": "gptq", "bits": 4}`, gptq("l.scales", 2, 7), `"l.scales" is F16 [2,7], expected F16 or BF16 or F32 [*,8]`},
+		{`{"quant_method": "gptq", "bits": 4}`, gptq("l.scales", 17, 8), `"l.scales" has 17 groups, more than the 16 inputs`},
 		{`{"quant_method": "gptq", "bits": 4}`, gptq("l.g_idx", 15), `"l.g_idx" is I32 [15], expected I32 or I64 [16]`},
 		{`{"quant_method": "gptq", "bits": 4}`, gptq("")[:2], `tensor "l.scales" is missing`},
 		{`{"quant_method": "gptq", "bits": 4, "desc_act": true}`, gptq("")[:3], `tensor "l.g_idx" is missing`},
@@ -588,4 +590,88 @@ func TestGroupIndex(t *testing.T) {
 			t.Errorf("error %v, want %s", err, want)
 		}
 	}
+}
+
+// zeros is a matrix of zero bytes that must not be read outside of its bounds.
+type zeros struct {
+	typ        quant.Type
+	len, count int
+}
+
+func (z *zeros) Type() quant.Type { return z.typ }
+func (z *zeros) Len() int         { return z.len }
+func (z *zeros) Count() int       { return z.count }
+func (z *zeros) ReadRows(dst []byte, first, n int) error {
+	if first < 0 || n < 0 || first+n > z.count || len(dst) < n*z.typ.RowSize(z.len) {
+		panic(fmt.Sprintf("rows %d to %d of %d into %d bytes", first, first+n, z.count, len(dst)))
+	}
+	clear(dst[:n*z.typ.RowSize(z.len)])
+	return nil
+}
+
+// FuzzDecode: whatever the config says and the tensors are like, there is an
+// error or weights that can be read.
+func FuzzDecode(f *testing.F) {
+	for _, conf := range []string{
+		`{"quant_method": "gptq", "bits": 4, "group_size": 4}`, `{"quant_method": "gptq", "bits": 8, "desc_act": true}`, `{"quant_method": "awq", "w_bit": 4, "q_group_size": -1}`,
+		`{"quant_method": "fp8", "weight_block_size": [2, 2]}`, `{"quant_method": "modelopt", "quant_algo": "FP8"}`, `{"quant_method": "mxfp4"}`,
+		`{"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4, "strategy": "group", "group_size": 8}}}}`,
+		`{"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": {"weights": {"num_bits": 8, "strategy": "block", "block_structure": "2x2"}}}}`,
+	} {
+		f.Add(conf, []byte{2, 2, 8, 1, 2, 2, 1, 1, 2, 2, 8, 4, 2, 16, 0, 0})
+		f.Add(conf, []byte{2, 4, 4, 6, 2, 2, 2, 4})
+	}
+	types := []struct {
+		dtype formats.DType
+		typ   quant.Type
+	}{{formats.I64, quant.I64}, {formats.I32, quant.I32}, {formats.U8, quant.I8}, {formats.I8, quant.I8},
+		{formats.F16, quant.F16}, {formats.F32, quant.F32}, {formats.F8E4M3, quant.I8}, {formats.F8E8M0, quant.I8}}
+	names := []string{"qweight", "qzeros", "scales", "g_idx", "weight", "weight_scale", "weight_scale_inv", "weight_packed", "weight_shape", "weight_zero_point", "weight_g_idx", "w_blocks", "w_scales"}
+	f.Fuzz(func(t *testing.T, conf string, data []byte) {
+		var m map[string]any
+		dec := json.NewDecoder(strings.NewReader(conf))
+		dec.UseNumber()
+		if dec.Decode(&m) != nil {
+			return
+		}
+		next := func() int {
+			if len(data) == 0 {
+				return 1
+			}
+			b := data[0]
+			data = data[1:]
+			return int(b)
+		}
+		var tensors []checkpoint.Tensor
+		for _, name := range names {
+			rank, count := next()%5, 1
+			var shape []int
+			for range rank {
+				shape = append(shape, next()%20)
+			}
+			z := &zeros{len: 1}
+			for i, d := range shape {
+				if i == rank-1 {
+					z.len = d
+				} else {
+					count *= d
+				}
+			}
+			z.count = count
+			typ := types[next()%len(types)]
+			z.typ = typ.typ
+			tensors = append(tensors, checkpoint.Tensor{Name: "l." + name, Shape: shape, DType: typ.dtype, Rows: z, File: "f"})
+		}
+		r, err := Decode("config.json", m, tensors)
+		if err != nil {
+			return
+		}
+		for _, x := range r.Tensors {
+			for i := range x.Count() {
+				if err := x.ReadRows(make([]byte, x.Type().RowSize(x.Len())), i, 1); err != nil {
+					return
+				}
+			}
+		}
+	})
 }
