@@ -158,7 +158,7 @@ func (f *Figures) decides(g Gate, n int) bool {
 	if up, ok := growing[g.Figure]; ok {
 		return up && v > g.Bound || !up && v < g.Bound
 	}
-	lo, hi := v, v
+	var lo, hi float64
 	switch se, ok := f.Figure(g.Figure + "_se"); {
 	case g.Figure == "same_top":
 		lo, hi = wilson(v, n, DecisionZ)
