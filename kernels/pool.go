@@ -93,11 +93,19 @@ func (p *Pool) Run(items int, work func(worker, item int)) {
 		}
 		runtime.Gosched()
 	}
-	p.waiting.Store(true)
-	if p.pending.Load() == 0 && p.waiting.CompareAndSwap(true, false) {
-		return
+	// The last worker of the run before may be late to look at waiting and take
+	// this wait for its own: what counts is pending, the signal only ends the
+	// sleep. Every worker that clears waiting sends one signal.
+	for {
+		p.waiting.Store(true)
+		if p.pending.Load() == 0 && p.waiting.CompareAndSwap(true, false) {
+			return
+		}
+		<-p.done
+		if p.pending.Load() == 0 {
+			return
+		}
 	}
-	<-p.done
 }
 
 // start lets the workers see a new epoch.
