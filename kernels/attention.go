@@ -15,6 +15,9 @@ type AttentionShape struct {
 	Softcap float32   // then Softcap * tanh(score/Softcap), unless 0
 	Window  int       // a query sees this many positions, its own included; 0: all
 	Sinks   []float32 // (Heads) scores of a position without value, or nil
+	// Slopes, (Heads) or nil, make scores fall with distance: Slopes[h] * d is
+	// taken from the score of a key d positions back (ALiBi, arXiv:2108.12409).
+	Slopes []float32
 }
 
 // Cache holds the keys or the values of the positions seen so far,
@@ -50,7 +53,7 @@ type attention struct {
 func Attention(p *Pool, ws *Workspace, s AttentionShape, out, q []float32, k, v Cache, n, pos int) {
 	need := (pos + n) * s.KVHeads * s.HeadDim
 	if s.KVHeads < 1 || s.Heads%s.KVHeads != 0 || len(q) < n*s.Heads*s.HeadDim || len(out) < n*s.Heads*s.HeadDim ||
-		max(len(k.F32), len(k.F16)) < need || max(len(v.F32), len(v.F16)) < need || s.Sinks != nil && len(s.Sinks) < s.Heads {
+		max(len(k.F32), len(k.F16)) < need || max(len(v.F32), len(v.F16)) < need || s.Sinks != nil && len(s.Sinks) < s.Heads || s.Slopes != nil && len(s.Slopes) < s.Heads {
 		panic(fmt.Sprintf("kernels: attention of %d queries at %d with %+v over %d keys and %d values", n, pos, s,
 			max(len(k.F32), len(k.F16)), max(len(v.F32), len(v.F16))))
 	}
@@ -111,6 +114,15 @@ func (ws *Workspace) attendItem(worker, item int) {
 	}
 	if s.Softcap > 0 {
 		Softcap(scores, s.Softcap)
+	}
+	if s.Slopes != nil {
+		for l := range m {
+			_, pos := row(l)
+			slope := s.Slopes[head*group+(first+l)%group]
+			for p := range rows {
+				scores[p*lanes+l] -= float32(slope * float32(pos-lo-p))
+			}
+		}
 	}
 	inf := float32(math.Inf(-1))
 	for l := range lanes {
@@ -177,6 +189,12 @@ func (ws *Workspace) attendFew(w *scratch, head, m, lo, n int, row func(lane int
 			Softcap(scores, s.Softcap)
 		}
 		seen := scores[:pos+1-lo]
+		if s.Slopes != nil {
+			slope := s.Slopes[at/dim%s.Heads]
+			for p := range seen {
+				seen[p] -= float32(slope * float32(pos-lo-p))
+			}
+		}
 		clear(scores[len(seen):])
 		if s.Window > 0 {
 			before := max(0, pos-s.Window+1-lo)

@@ -288,22 +288,28 @@ func TestAttention(t *testing.T) {
 		for _, c := range []struct {
 			heads, kv, dim, n, pos, window int
 			cap                            float32
-			sinks, half                    bool
+			sinks, half, slopes            bool
 		}{
-			{1, 1, 8, 1, 0, 0, 0, false, false},
-			{4, 2, 16, 5, 0, 0, 0, false, false},
-			{4, 4, 20, 1, 77, 0, 20, true, true},
-			{4, 4, 64, 3, 90, 40, 0, true, false},
-			{2, 2, 9, 2, 0, 2, 0, false, false},
-			{4, 4, 24, 40, 3, 0, 0, false, true},
-			{8, 2, 64, 33, 150, 0, 0, false, false},
-			{8, 1, 20, 7, 200, 0, 50, false, true},
-			{6, 2, 32, 70, 9, 16, 0, true, false},
-			{6, 3, 7, 3, 300, 130, 30, true, true},
+			{1, 1, 8, 1, 0, 0, 0, false, false, false},
+			{4, 2, 16, 5, 0, 0, 0, false, false, false},
+			{4, 4, 20, 1, 77, 0, 20, true, true, false},
+			{4, 4, 64, 3, 90, 40, 0, true, false, false},
+			{2, 2, 9, 2, 0, 2, 0, false, false, false},
+			{4, 4, 24, 40, 3, 0, 0, false, true, false},
+			{8, 2, 64, 33, 150, 0, 0, false, false, false},
+			{8, 1, 20, 7, 200, 0, 50, false, true, false},
+			{6, 2, 32, 70, 9, 16, 0, true, false, false},
+			{6, 3, 7, 3, 300, 130, 30, true, true, false},
+			{4, 4, 24, 40, 3, 0, 0, false, true, true},
+			{6, 2, 16, 2, 90, 40, 0, true, false, true},
+			{4, 2, 16, 1, 70, 0, 0, false, false, true},
 		} {
 			s := AttentionShape{Heads: c.heads, KVHeads: c.kv, HeadDim: c.dim, Scale: 0.3, Window: c.window, Softcap: c.cap}
 			if c.sinks {
 				s.Sinks = randomFloats(r, c.heads)
+			}
+			if c.slopes {
+				s.Slopes = randomFloats(r, c.heads)
 			}
 			size := (c.pos + c.n) * c.kv * c.dim
 			q, k, v := randomFloats(r, c.n*c.heads*c.dim), randomFloats(r, size), randomFloats(r, size)
@@ -350,6 +356,9 @@ func attentionReference(s *AttentionShape, q, k, v []float32, head, pos int) []f
 		score *= float64(s.Scale)
 		if s.Softcap > 0 {
 			score = float64(s.Softcap) * math.Tanh(score/float64(s.Softcap))
+		}
+		if s.Slopes != nil {
+			score -= float64(s.Slopes[head]) * float64(pos-p)
 		}
 		e := math.Exp(score)
 		sum += e
