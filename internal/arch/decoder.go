@@ -4,6 +4,8 @@
 // that the other packages see.
 package arch
 
+import "math"
+
 // Norm is the kind of normalisation before attention and feed-forward.
 type Norm uint8
 
@@ -32,10 +34,11 @@ const (
 )
 
 // Decoder describes a decoder-only transformer's forward pass; package decoder
-// runs it. What differs between families is here as data; whether a bias, a
-// q/k norm, a norm after attention or a gate exists is told by the presence of
-// its tensor. The zero value of an optional field means that there is no such
-// thing.
+// runs it. What differs between families is here as data; whether there are
+// biases, norms of q and k (per head or over all of them), norms behind the
+// blocks, a gate, learned positions or attention sinks, and whether matrices
+// are fused, is told by the presence and the shape of their tensors. The zero
+// value of an optional field means that there is no such thing.
 type Decoder struct {
 	Arch    string // general.architecture
 	Layers  int
@@ -43,7 +46,7 @@ type Decoder struct {
 	Heads   int
 	KVHeads int // heads of keys and values; Heads is a multiple of it
 	HeadDim int
-	FFN     int // width of the feed-forward (of one expert, where there are experts)
+	FFN     int // width of the feed-forward where there are no experts
 	Vocab   int
 	Context int // tokens that the model was trained for
 
@@ -53,6 +56,14 @@ type Decoder struct {
 	// ParallelResidual: attention and feed-forward read the same normed input
 	// and are added together (GPT-NeoX, Falcon, Phi-2, Command-R).
 	ParallelResidual bool
+	// ParallelUnlessNorm: the same in layers that have no norm of their own for
+	// the feed-forward (StableLM).
+	ParallelUnlessNorm bool
+	// NormsBehind: norms stand only behind attention and feed-forward (OLMo 2).
+	NormsBehind bool
+	// FFNNorm is the tensor that holds the norm before the feed-forward; "":
+	// ffn_norm.
+	FFNNorm string
 
 	Rope Rope
 	// Window is the sliding window in tokens, 0 for full attention. A layer l
@@ -76,6 +87,8 @@ type Decoder struct {
 
 	Experts     int // 0: a dense feed-forward
 	ExpertsUsed int
+	ExpertFFN   int // width of one expert's feed-forward
+	SharedFFN   int // of the experts that every token uses, all together; 0: none
 	// ExpertNorm: the chosen experts' probabilities are scaled to sum 1.
 	ExpertNorm  bool
 	ExpertScale float32 // the routed sum is multiplied by it; 0: 1
@@ -83,7 +96,8 @@ type Decoder struct {
 	// ExpertSigmoid: the router's logits go through a sigmoid, not softmax; a
 	// bias (exp_probs_b) then counts for the choice, not for the weights.
 	ExpertSigmoid bool
-	// ExpertGroups > 1: experts are chosen from the best ExpertGroupsUsed groups.
+	// ExpertGroups > 1: experts are chosen from the ExpertGroupsUsed groups whose
+	// two best experts are the best together.
 	ExpertGroups, ExpertGroupsUsed int
 
 	MLA *MLA // latent attention; nil: none
@@ -93,10 +107,10 @@ type Decoder struct {
 type Rope struct {
 	Dim  int // leading elements of each head that are rotated; 0: no rope
 	Base float64
-	// BaseLocal is the base of layers with a sliding window; 0: Base.
+	// BaseLocal is the base of layers with a sliding window, whose rope is then
+	// not scaled in any way; 0: it is the same as in the others.
 	BaseLocal float64
-	// Scale multiplies positions (linear scaling; 1/factor); 0: 1. Layers whose
-	// base is BaseLocal are not scaled.
+	// Scale multiplies positions (linear scaling; 1/factor); 0: 1.
 	Scale float64
 	// Half: pairs are (i, i+Dim/2), rotate-half as Hugging Face and NeoX have
 	// it; else (2i, 2i+1), as Meta has it.
@@ -106,7 +120,7 @@ type Rope struct {
 	// AttnFactor multiplies the rotated values (longrope, YaRN); 0: 1.
 	AttnFactor float64
 	// OriginalContext is what the model was trained for before its context was
-	// extended: longrope's factors switch there.
+	// extended: for longer ones longrope has other factors.
 	OriginalContext int
 }
 
@@ -118,7 +132,7 @@ type Rope struct {
 type MLA struct {
 	QRank    int // of q's compression; 0: q is not compressed
 	KVRank   int
-	KeyDim   int // of a head before absorption, its Rope.Dim rotated elements last; scores are scaled by 1/sqrt(KeyDim)
+	KeyDim   int // of a head before absorption, its Rope.Dim rotated elements last
 	ValueDim int // of a head
 }
 
@@ -127,10 +141,11 @@ type Yarn struct {
 	Factor             float64
 	BetaFast, BetaSlow float64
 	OriginalContext    int
-	// LogMultiplier m, if not 0: attention scores are multiplied by
-	// (1 + m ln Factor)^2 and rotated values are not scaled (DeepSeek).
-	LogMultiplier float64
 }
+
+// magnitude is what YaRN multiplies values by to keep attention as sharp as it
+// was: 1 + m ln Factor, with m usually 0.1.
+func (y *Yarn) magnitude(m float64) float64 { return 1 + m*math.Log(max(1, y.Factor)) }
 
 // Global reports whether layer l attends to the whole context.
 func (d *Decoder) Global(l int) bool {

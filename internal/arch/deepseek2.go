@@ -2,6 +2,7 @@ package arch
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/smeltgguf/smelt/formats"
@@ -26,15 +27,32 @@ var deepseek2Family = &Family{
 			KeyDim:   m.count("attention.key_length_mla"),
 			ValueDim: m.count("attention.value_length_mla"),
 		}
-		d.expertFFN(m)
 		d.DenseLayers = m.countOr(0, "leading_dense_block_count")
 		d.ExpertScale = float32(m.floatOr(0, "expert_weights_scale"))
 		d.ExpertNorm = m.boolOr(false, "expert_weights_norm")
-		d.ExpertSigmoid = m.countOr(gatingSoftmax, "expert_gating_func") == gatingSigmoid
 		d.ExpertGroups = m.countOr(0, "expert_group_count")
 		d.ExpertGroupsUsed = m.countOr(0, "expert_group_used_count")
-		if d.Rope.Yarn != nil {
-			d.Rope.Yarn.LogMultiplier = m.floatOr(0, "rope.scaling.yarn_log_multiplier")
+		if want := d.MLA.KVRank + d.Rope.Dim; d.HeadDim != want || d.KVHeads != 1 || d.MLA.KeyDim <= d.Rope.Dim {
+			fail("%s: latent attention wants one kv head of kv_lora_rank + rope.dimension_count = %d elements and key_length_mla above %d",
+				m.key("attention.key_length"), want, d.Rope.Dim)
+		}
+		if n := m.countOr(d.MLA.KVRank, "attention.value_length"); n != d.MLA.KVRank {
+			fail("%s: %d, kv_lora_rank is %d", m.key("attention.value_length"), n, d.MLA.KVRank)
+		}
+		// YaRN's factor goes into the scores instead of the rotated values, which
+		// are only a part of each head.
+		factor := 1.0
+		if y := d.Rope.Yarn; y != nil {
+			if mult := m.floatOr(0, "rope.scaling.yarn_log_multiplier"); mult != 0 {
+				d.Rope.AttnFactor /= y.magnitude(0.1)
+				factor = y.magnitude(mult)
+			}
+			factor *= d.Rope.AttnFactor
+		}
+		d.AttnScale = float32(factor * factor / math.Sqrt(float64(d.MLA.KeyDim)))
+		if d.ExpertGroups > 1 && (d.Experts%d.ExpertGroups != 0 || d.Experts/d.ExpertGroups < 2 || d.ExpertGroupsUsed < 1 ||
+			d.ExpertGroupsUsed > d.ExpertGroups || d.Experts/d.ExpertGroups*d.ExpertGroupsUsed < d.ExpertsUsed) {
+			fail("%s: %d of %d experts from %d of %d groups", m.key("expert_group_used_count"), d.ExpertsUsed, d.Experts, d.ExpertGroupsUsed, d.ExpertGroups)
 		}
 	},
 }

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -31,9 +32,9 @@ func TestDecoderFromGGUF(t *testing.T) {
 	}
 	want := Decoder{
 		Arch: "llama", Layers: 2, Embd: 64, Heads: 4, KVHeads: 2, HeadDim: 16, FFN: 160, Vocab: 90, Context: 256,
-		NormEps: 1e-5, ExpertNorm: true, Rope: Rope{Dim: 16, Base: 10000, Scale: 0.25},
+		NormEps: 1e-5, ExpertNorm: true, Rope: Rope{Dim: 16, Base: 10000, Scale: 0.25, OriginalContext: 256},
 	}
-	if *d != want {
+	if !reflect.DeepEqual(*d, want) {
 		t.Errorf("got  %+v\nwant %+v", *d, want)
 	}
 }
@@ -57,6 +58,11 @@ func TestDecoderFromGGUFRefuses(t *testing.T) {
 		{"llama.rope.dimension_count", uint32(17), "17 of heads of 16"},
 		{"llama.rope.scaling.type", "unheard-of", `"unheard-of" is not understood`},
 		{"llama.expert_used_count", uint32(2), "2 of 0 experts"},
+		{"llama.expert_gating_func", uint32(3), "llama.expert_gating_func: gating function 3 is not understood"},
+		{"llama.attention.sliding_window", uint32(3), `"llama.attention.sliding_window" = "3" is not understood`},
+		{"llama.attention.value_length", uint32(8), "llama.attention.value_length: 8, heads of keys have 16"},
+		{"llama.attention.causal", false, "llama.attention.causal is false"},
+		{"llama.rope.scaling.factor", float32(-1), "llama.rope.scaling.factor: -1"},
 	} {
 		m := llamaMeta()
 		m.Delete(tt.key)

@@ -19,7 +19,7 @@ var gptOSSFamily = &Family{
 	decoder: func(d *Decoder, m *params) {
 		d.Activation = SwiGLUClamped
 		d.ExpertNorm = true
-		d.expertFFN(m)
+		d.FFNNorm = "post_attention_norm"
 		d.Rope.Half = true
 		d.Window, d.WindowPattern = m.countOr(128, "attention.sliding_window"), 2
 	},

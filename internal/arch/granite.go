@@ -20,6 +20,9 @@ func graniteDecoder(d *Decoder, m *params) {
 	if f := m.floatOr(0, "logit_scale"); f != 0 {
 		d.LogitScale = float32(1 / f)
 	}
+	if !m.boolOr(true, "rope.scaling.finetuned") { // llama.cpp's switch for models without positions
+		d.Rope.Dim = 0
+	}
 }
 
 func loadGranite(b *builder) {

@@ -17,8 +17,24 @@ var olmo2Family = &Family{
 	vocab:   func(v *vocab.Builder) { v.BPE() },
 	decoder: func(d *Decoder, m *params) {
 		d.Rope.Half = true
-		if d.Window = m.countOr(0, "attention.sliding_window"); d.Window > 0 {
-			d.WindowPattern = 4
+		d.NormsBehind = true
+		if d.Window = m.countOr(0, "attention.sliding_window"); d.Window == 0 {
+			return
+		}
+		d.WindowPattern = 4
+		if d.Rope.BaseLocal == 0 {
+			d.Rope.BaseLocal = d.Rope.Base // YaRN is for the other layers only
+		}
+		key := m.key("attention.sliding_window_pattern")
+		v, ok := m.m.Get(key)
+		pattern, isBools := v.([]bool)
+		if ok && !isBools {
+			fail("%s: want bools, got %T", key, v)
+		}
+		for l, windowed := range pattern {
+			if windowed == d.Global(l) {
+				fail("%s: layer %d is %t, every fourth and no other must be false", key, l, windowed)
+			}
 		}
 	},
 }

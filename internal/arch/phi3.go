@@ -23,8 +23,10 @@ var phi3Family = &Family{
 		}
 		v.SentencePieceExact(false)
 	},
-	// llama.cpp reads the sliding window and makes no use of it.
-	decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },
+	decoder: func(d *Decoder, m *params) {
+		d.Rope.Half = true
+		m.ignore("attention.sliding_window") // llama.cpp makes no use of it
+	},
 }
 
 func loadPhi3(b *builder) {

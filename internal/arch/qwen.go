@@ -26,7 +26,7 @@ var (
 			loadQwen(b)
 		},
 		vocab:   func(v *vocab.Builder) { v.BPE() },
-		decoder: func(d *Decoder, m *params) { d.Rope.Half = true; d.expertFFN(m) },
+		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },
 	}
 	qwen3Family = &Family{
 		Name:    "qwen3",
@@ -45,12 +45,9 @@ var (
 			loadQwen(b)
 		},
 		vocab:   func(v *vocab.Builder) { v.BPE() },
-		decoder: func(d *Decoder, m *params) { d.Rope.Half = true; d.ExpertNorm = true; d.expertFFN(m) },
+		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true; d.ExpertNorm = true },
 	}
 )
-
-// expertFFN sets the width of one expert's feed-forward.
-func (d *Decoder) expertFFN(m *params) { d.FFN = m.countOr(d.FFN, "expert_feed_forward_length") }
 
 // sentencePieceOrBPE: tokenizer.model if there is one, else byte-level BPE.
 func sentencePieceOrBPE(v *vocab.Builder) {

@@ -15,7 +15,8 @@ var stablelmFamily = &Family{
 	load:    loadStableLM,
 	vocab:   func(v *vocab.Builder) { v.BPE() },
 	decoder: func(d *Decoder, m *params) {
-		d.ParallelResidual = m.boolOr(false, "use_parallel_residual")
+		d.ParallelUnlessNorm = true
+		m.ignore("use_parallel_residual") // the absence of a norm says the same
 		d.Rope.Half = true
 	},
 }

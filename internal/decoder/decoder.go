@@ -43,22 +43,32 @@ type Decoder struct {
 
 	pos    int         // tokens in the cache
 	keys   [][]float32 // per layer (context, kvHeads*headDim)
-	values [][]float32 // per layer (context, kvHeads*headDim)
+	values [][]float32 // per layer (context, kvHeads*headDim); with latent attention the keys
 	hidden []float32   // (context, embd): normed output of the last layer
 
 	// Activations of a batch of n tokens.
-	x     []float32    // (n, embd) residual stream
-	xb    []float32    // (n, embd) normed input of a block
-	out   []float32    // (n, embd) a block's output
-	q     []float32    // (n, heads*headDim)
-	att   []float32    // (n, heads*headDim)
-	gate  []float32    // (n, ffn)
-	up    []float32    // (n, ffn)
+	x     []float32 // (n, embd) residual stream
+	xb    []float32 // (n, embd) normed input of a block
+	out   []float32 // (n, embd) a block's output
+	q     []float32 // (n, heads*headDim)
+	att   []float32 // (n, heads*headDim)
+	gate  []float32 // (n, ffn)
+	up    []float32 // (n, ffn)
+	mla   latentState
 	rope  [2]ropeTable // of global layers, of layers with a sliding window
+	slope []float32    // (heads) what scores lose per position of distance, or nil
 	probs []float32    // (n, experts)
 	order []int        // experts, most probable first
 	part  []float32    // (n, embd) tokens of one expert, gathered
 	sum   []float32    // (n, embd) their outputs
+}
+
+// latentState are activations of latent attention.
+type latentState struct {
+	down    []float32 // (n, qRank)
+	full    []float32 // (n, heads*keyDim) q as it is before it enters the latent space
+	att     []float32 // (n, heads*valueDim)
+	in, out []float32 // (n, widest) one head of the tokens, before and after a matrix
 }
 
 // New returns a decoder of the model.
@@ -74,8 +84,9 @@ func New(m *Model, opt Options) *Decoder {
 		out:    make([]float32, n*d.Embd),
 		q:      make([]float32, n*d.Heads*d.HeadDim),
 		att:    make([]float32, n*d.Heads*d.HeadDim),
-		gate:   make([]float32, n*d.FFN),
-		up:     make([]float32, n*d.FFN),
+		gate:   make([]float32, n*max(d.FFN, d.ExpertFFN, d.SharedFFN)),
+		up:     make([]float32, n*max(d.FFN, d.ExpertFFN, d.SharedFFN)),
+		slope:  slopes(d.AlibiMax, d.Heads),
 	}
 	if d.Experts > 0 {
 		dec.probs = make([]float32, n*d.Experts)
@@ -84,14 +95,56 @@ func New(m *Model, opt Options) *Decoder {
 	}
 	for range d.Layers {
 		dec.keys = append(dec.keys, make([]float32, opt.Context*kv))
-		dec.values = append(dec.values, make([]float32, opt.Context*kv))
+		if d.MLA == nil {
+			dec.values = append(dec.values, make([]float32, opt.Context*kv))
+		}
 	}
-	dec.rope[0] = newRopeTable(&d.Rope, d.Rope.Base, m.weights.ropeFreqs, opt.Context)
+	if l := d.MLA; l != nil {
+		dec.values = dec.keys
+		dec.mla = latentState{
+			down: make([]float32, n*l.QRank),
+			full: make([]float32, n*d.Heads*l.KeyDim),
+			att:  make([]float32, n*d.Heads*l.ValueDim),
+			in:   make([]float32, n*max(l.KeyDim, l.KVRank)),
+			out:  make([]float32, n*max(l.ValueDim, l.KVRank)),
+		}
+	}
+	freqs := m.ropeFreqs
+	if freqs == nil {
+		freqs = m.ropeShort
+		if opt.Context > d.Rope.OriginalContext {
+			freqs = m.ropeLong
+		}
+	}
+	dec.rope[0] = newRopeTable(&d.Rope, freqs, opt.Context)
 	dec.rope[1] = dec.rope[0]
 	if d.Rope.BaseLocal != 0 {
-		dec.rope[1] = newRopeTable(&d.Rope, d.Rope.BaseLocal, nil, opt.Context)
+		local := arch.Rope{Dim: d.Rope.Dim, Half: d.Rope.Half, Base: d.Rope.BaseLocal}
+		dec.rope[1] = newRopeTable(&local, nil, opt.Context)
 	}
 	return dec
+}
+
+// slopes are ALiBi's (arXiv:2108.12409): from the head of 2^(-most/heads) on a
+// geometric sequence; heads beyond a power of two take every second of the one
+// for twice as many. Without a largest exponent there are none.
+func slopes(most float32, heads int) []float32 {
+	if most == 0 {
+		return nil
+	}
+	power := 1
+	for 2*power <= heads {
+		power *= 2
+	}
+	out := make([]float32, heads)
+	for h := range out {
+		e := float64(h+1) / float64(power)
+		if h >= power {
+			e = (float64(h-power) + 0.5) / float64(power)
+		}
+		out[h] = float32(math.Exp2(-float64(most) * e))
+	}
+	return out
 }
 
 // Vocab returns the number of logits per position.
@@ -113,6 +166,9 @@ func (d *Decoder) Forward(ctx context.Context, tokens []int32) error {
 func (d *Decoder) Append(ctx context.Context, tokens []int32) error {
 	if d.pos+len(tokens) > d.opt.Context {
 		return fmt.Errorf("%d tokens after %d exceed the context of %d", len(tokens), d.pos, d.opt.Context)
+	}
+	if most := d.w.positions.Rows; most > 0 && d.pos+len(tokens) > most {
+		return fmt.Errorf("%d tokens after %d: the model has embeddings of %d positions", len(tokens), d.pos, most)
 	}
 	for len(tokens) > 0 {
 		n := min(len(tokens), maxBatch)
@@ -149,11 +205,15 @@ func (d *Decoder) batch(ctx context.Context, tokens []int32) error {
 	a, n := d.desc, len(tokens)
 	x := d.x[:n*a.Embd]
 	for i, t := range tokens {
-		w := &d.w.tokenEmbd
-		size := w.Type.RowSize(w.Cols)
-		quant.Decode(w.Type, x[i*a.Embd:(i+1)*a.Embd], w.Data[int(t)*size:(int(t)+1)*size])
+		row(x[i*a.Embd:(i+1)*a.Embd], &d.w.tokenEmbd, int(t))
 	}
 	scale(x, a.EmbdScale)
+	if d.w.positions.Rows > 0 {
+		for i := range n {
+			row(d.out[:a.Embd], &d.w.positions, d.pos+i)
+			kernels.Add(x[i*a.Embd:], d.out[:a.Embd])
+		}
+	}
 	for l := range d.w.layers {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -161,29 +221,35 @@ func (d *Decoder) batch(ctx context.Context, tokens []int32) error {
 		w := &d.w.layers[l]
 		xb, out := d.xb[:n*a.Embd], d.out[:n*a.Embd]
 
-		d.norm(xb, x, &w.attnNorm, a.Embd)
-		if a.ParallelResidual {
+		d.norm(xb, x, &w.attnNorm)
+		if w.parallel {
 			// Both blocks read the same residual stream; the feed-forward norms
-			// it for itself where it has a norm (GPT-NeoX), before attention
-			// adds to it.
+			// it for itself where it has a norm (GPT-NeoX, Falcon 40B), before
+			// attention adds to it.
 			d.attention(out, xb, l, n)
 			if w.ffnNorm.w != nil {
-				d.norm(xb, x, &w.ffnNorm, a.Embd)
+				d.norm(xb, x, &w.ffnNorm)
 			}
 			d.residual(x, out)
 		} else {
 			d.attention(out, xb, l, n)
-			d.norm(out, out, &w.attnPost, a.Embd)
+			d.norm(out, out, &w.attnPost)
 			d.residual(x, out)
-			d.norm(xb, x, &w.ffnNorm, a.Embd)
+			d.norm(xb, x, &w.ffnNorm)
 		}
 		d.feedForward(out, xb, w, n)
-		d.norm(out, out, &w.ffnPost, a.Embd)
+		d.norm(out, out, &w.ffnPost)
 		d.residual(x, out)
 	}
-	d.norm(d.hidden[d.pos*a.Embd:(d.pos+n)*a.Embd], x, &d.w.outputNorm, a.Embd)
+	d.norm(d.hidden[d.pos*a.Embd:(d.pos+n)*a.Embd], x, &d.w.outputNorm)
 	d.pos += n
 	return nil
+}
+
+// row decodes row i of an embedding.
+func row(dst []float32, w *kernels.Matrix, i int) {
+	size := w.Type.RowSize(w.Cols)
+	quant.Decode(w.Type, dst, w.Data[i*size:(i+1)*size])
 }
 
 // attention computes a block's attention: out (n, embd) from xb (n, embd). The
@@ -194,27 +260,81 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 	q := d.q[:n*a.Heads*a.HeadDim]
 	k := d.keys[l][d.pos*kvDim : (d.pos+n)*kvDim]
 	v := d.values[l][d.pos*kvDim : (d.pos+n)*kvDim]
-	d.mul(xb, n, to{&w.wq, q}, to{&w.wk, k}, to{&w.wv, v})
-	d.norm(q, q, &w.qNorm, a.HeadDim)
-	d.norm(k, k, &w.kNorm, a.HeadDim)
-
 	rope, window := &d.rope[0], 0
 	if !a.Global(l) {
 		rope, window = &d.rope[1], a.Window
 	}
-	rope.apply(q, a.HeadDim, a.Heads, d.pos)
-	rope.apply(k, a.HeadDim, a.KVHeads, d.pos)
+	if a.MLA != nil {
+		d.latent(q, k, xb, w, rope, n)
+	} else {
+		d.mul(xb, n, to{&w.wq, q}, to{&w.wk, k}, to{&w.wv, v})
+		d.norm(q, q, &w.qNorm)
+		d.norm(k, k, &w.kNorm)
+		if a.NoRopeStep == 0 || l%a.NoRopeStep != a.NoRopeStep-1 {
+			rope.apply(q, a.HeadDim, a.Heads, 0, d.pos)
+			rope.apply(k, a.HeadDim, a.KVHeads, 0, d.pos)
+		}
+	}
 
 	att := d.att[:n*a.Heads*a.HeadDim]
 	shape := kernels.AttentionShape{
 		Heads: a.Heads, KVHeads: a.KVHeads, HeadDim: a.HeadDim,
-		Scale: a.AttnScale, Softcap: a.AttnSoftcap, Window: window,
+		Scale: a.AttnScale, Softcap: a.AttnSoftcap, Window: window, Sinks: w.sinks, Slopes: d.slope,
 	}
 	if shape.Scale == 0 {
 		shape.Scale = float32(1 / math.Sqrt(float64(a.HeadDim)))
 	}
 	kernels.Attention(d.opt.Pool, &d.ws, shape, att, q, kernels.Cache{F32: d.keys[l]}, kernels.Cache{F32: d.values[l]}, n, d.pos)
+	if m := a.MLA; m != nil {
+		// (n, heads, kvRank) of att -> (n, heads, valueDim)
+		d.perHead(d.mla.att, m.ValueDim, att, a.HeadDim, w.mla.value, n)
+		att = d.mla.att[:n*a.Heads*m.ValueDim]
+	}
 	d.mul(att, n, to{&w.wo, out})
+}
+
+// latent computes latent attention's queries and what it keeps of n tokens: k
+// (n, kvRank+ropeDim) is a normed vector that stands for all heads' keys and
+// values, and the rotated part of the keys; q (n, heads, kvRank+ropeDim) are
+// the queries that ask for these.
+func (d *Decoder) latent(q, k, xb []float32, w *layer, rope *ropeTable, n int) {
+	a, m := d.desc, d.desc.MLA
+	full, nope := d.mla.full[:n*a.Heads*m.KeyDim], m.KeyDim-a.Rope.Dim
+	if m.QRank > 0 {
+		down := d.mla.down[:n*m.QRank]
+		d.mul(xb, n, to{&w.mla.qDown, down}, to{&w.mla.down, k})
+		d.norm(down, down, &w.mla.qNorm)
+		d.mul(down, n, to{&w.mla.qUp, full})
+	} else {
+		d.mul(xb, n, to{&w.wq, full}, to{&w.mla.down, k})
+	}
+	for i := range n {
+		c := k[i*a.HeadDim:][:m.KVRank]
+		d.norm(c, c, &w.mla.norm)
+	}
+	rope.apply(k, a.HeadDim, 1, m.KVRank, d.pos)
+	rope.apply(full, m.KeyDim, a.Heads, nope, d.pos)
+	// (n, heads, nope) of full -> (n, heads, kvRank) of q
+	d.perHead(q, a.HeadDim, full, m.KeyDim, w.mla.key, n)
+	for i := range n * a.Heads {
+		copy(q[i*a.HeadDim+m.KVRank:(i+1)*a.HeadDim], full[i*m.KeyDim+nope:])
+	}
+}
+
+// perHead multiplies the first elements of each head of x (n, heads, inStride)
+// with the head's own matrix; the products are the first elements of each head
+// of out (n, heads, outStride).
+func (d *Decoder) perHead(out []float32, outStride int, x []float32, inStride int, w []linear, n int) {
+	for h := range w {
+		rows, cols := w[h].w.Rows, w[h].w.Cols
+		for i := range n {
+			copy(d.mla.in[i*cols:(i+1)*cols], x[(i*len(w)+h)*inStride:])
+		}
+		d.mul(d.mla.in[:n*cols], n, to{&w[h], d.mla.out[:n*rows]})
+		for i := range n {
+			copy(out[(i*len(w)+h)*outStride:], d.mla.out[i*rows:(i+1)*rows])
+		}
+	}
 }
 
 // feedForward computes out (n, embd) from xb (n, embd).
@@ -227,7 +347,7 @@ func (d *Decoder) feedForward(out, xb []float32, w *layer, n int) {
 	probs := d.probs[:n*a.Experts]
 	d.mul(xb, n, to{&w.router, probs})
 	clear(out)
-	route := d.route(probs, n)
+	route := d.route(probs, w.routerBias, n)
 	for e := range w.experts {
 		// The tokens that chose this expert go through it together.
 		tokens := route[e]
@@ -242,7 +362,24 @@ func (d *Decoder) feedForward(out, xb []float32, w *layer, n int) {
 			kernels.ScaleAdd(out[t.token*a.Embd:], d.sum[i*a.Embd:(i+1)*a.Embd], t.weight)
 		}
 	}
+	if w.shared.up.none() {
+		return
+	}
+	d.dense(d.sum, xb, &w.shared, n)
+	gates := d.probs[:n] // (n, 1); without gates all count in full
+	if !w.sharedGate.none() {
+		d.mul(xb, n, to{&w.sharedGate, gates})
+	}
+	for i := range n {
+		weight := float32(1)
+		if !w.sharedGate.none() {
+			weight = sigmoid(gates[i])
+		}
+		kernels.ScaleAdd(out[i*a.Embd:], d.sum[i*a.Embd:(i+1)*a.Embd], weight)
+	}
 }
+
+func sigmoid(x float32) float32 { return float32(1 / (1 + math.Exp(-float64(x)))) }
 
 // choice is a token that an expert is to process, and the weight of the result.
 type choice struct {
@@ -250,20 +387,35 @@ type choice struct {
 	weight float32
 }
 
-// route picks each token's experts from the router's logits (n, experts): the
-// most probable ones, weighted by their probabilities. It returns the tokens of
-// each expert.
-func (d *Decoder) route(logits []float32, n int) [][]choice {
+// route picks each token's experts from the router's logits (n, experts): those
+// of the highest scores, which are the probabilities plus bias, weighted by
+// their probabilities. It returns the tokens of each expert.
+func (d *Decoder) route(logits, bias []float32, n int) [][]choice {
 	a := d.desc
 	out := make([][]choice, a.Experts)
 	for t := range n {
 		p := logits[t*a.Experts : (t+1)*a.Experts]
-		kernels.Softmax(p)
+		if a.ExpertSigmoid {
+			for e, x := range p {
+				p[e] = sigmoid(x)
+			}
+		} else {
+			kernels.Softmax(p)
+		}
+		score := p
+		if bias != nil {
+			score = slices.Clone(p)
+			kernels.Add(score, bias)
+		}
 		d.order = d.order[:0]
-		for e := range p {
+		for e := range score {
 			d.order = append(d.order, e)
 		}
-		slices.SortStableFunc(d.order, func(x, y int) int { return cmp.Compare(p[y], p[x]) })
+		byScore := func(x, y int) int { return cmp.Compare(score[y], score[x]) }
+		if a.ExpertGroups > 1 {
+			d.order = bestGroups(d.order, score, a.ExpertGroups, a.ExpertGroupsUsed, byScore)
+		}
+		slices.SortStableFunc(d.order, byScore)
 		used := d.order[:a.ExpertsUsed]
 		scale := float32(1)
 		if a.ExpertNorm {
@@ -283,16 +435,32 @@ func (d *Decoder) route(logits []float32, n int) [][]choice {
 	return out
 }
 
+// bestGroups returns the experts of the groups whose two best experts have the
+// highest scores together (arXiv:2412.19437).
+func bestGroups(experts []int, score []float32, groups, used int, byScore func(x, y int) int) []int {
+	size := len(experts) / groups
+	var list [][]int
+	for g := range groups {
+		group := experts[g*size : (g+1)*size]
+		slices.SortStableFunc(group, byScore)
+		list = append(list, group)
+	}
+	best := func(g []int) float32 { return score[g[0]] + score[g[1]] }
+	slices.SortStableFunc(list, func(x, y []int) int { return cmp.Compare(best(y), best(x)) })
+	return slices.Concat(list[:used]...)
+}
+
 // dense computes one feed-forward network: down(act(gate(x)) * up(x)), or
 // down(act(up(x))) where there is no gate.
 func (d *Decoder) dense(out, x []float32, f *feedForward, n int) {
 	a := d.desc
-	up := d.up[:n*a.FFN]
+	width := f.up.w.Rows
+	up := d.up[:n*width]
 	if f.gate.none() {
 		d.mul(x, n, to{&f.up, up})
 		activate(up, a.Activation)
 	} else {
-		gate := d.gate[:n*a.FFN]
+		gate := d.gate[:n*width]
 		d.mul(x, n, to{&f.gate, gate}, to{&f.up, up})
 		activateGate(gate, up, a.Activation)
 		up = gate
@@ -316,6 +484,9 @@ func (d *Decoder) mul(x []float32, n int, tos ...to) {
 	kernels.MatMul(d.opt.Pool, &d.ws, d.opt.Compute, x, n, products[:len(tos)]...)
 	if d.opt.Observe != nil {
 		for _, t := range tos {
+			if t.l.name == "" {
+				continue
+			}
 			d.opt.Observe(t.l.name, t.l.expert, x, n)
 		}
 	}
@@ -329,16 +500,26 @@ func (d *Decoder) mul(x []float32, n int, tos ...to) {
 	}
 }
 
-// norm normalises each run of width elements of x; without weights it copies.
-func (d *Decoder) norm(out, x []float32, w *norm, width int) {
+// norm normalises each run of w.width elements of x, which each have the same
+// weights or, in turn, those of their head; without weights it copies.
+func (d *Decoder) norm(out, x []float32, w *norm) {
 	if w.w == nil {
 		copy(out, x)
 		return
 	}
+	weight := w.w
+	if len(weight) != w.width {
+		weight = nil
+	}
 	if d.desc.Norm == arch.LayerNorm {
-		kernels.LayerNorm(out, x, w.w, w.b, width, d.desc.NormEps)
+		kernels.LayerNorm(out, x, weight, w.b, w.width, d.desc.NormEps)
 	} else {
-		kernels.RMSNorm(out, x, w.w, width, d.desc.NormEps)
+		kernels.RMSNorm(out, x, weight, w.width, d.desc.NormEps)
+	}
+	if weight == nil {
+		for i := range x {
+			out[i] *= w.w[i%len(w.w)]
+		}
 	}
 }
 
@@ -371,11 +552,19 @@ func activate(x []float32, f arch.Activation) {
 
 // activateGate computes gate = act(gate) * up.
 func activateGate(gate, up []float32, f arch.Activation) {
-	if f == arch.SiLU {
+	switch f {
+	case arch.SiLU:
 		kernels.SiLUMul(gate, gate, up)
 		return
+	case arch.SwiGLUClamped:
+		for i, v := range up {
+			gate[i] = min(gate[i], 7)
+			up[i] = min(max(v, -7), 7) + 1
+		}
+		kernels.GELUQuick(gate, gate)
+	default:
+		activate(gate, f)
 	}
-	activate(gate, f)
 	for i, v := range up {
 		gate[i] *= v
 	}

@@ -98,9 +98,9 @@ func build(d *arch.Decoder, with string) memory {
 		}
 		if d.Experts > 0 {
 			m.add(rng, p+"ffn_gate_inp.weight", 0, 0.5, d.Embd, d.Experts)
-			m.add(rng, p+"ffn_gate_exps.weight", 0, 0.3, d.Embd, d.FFN, d.Experts)
-			m.add(rng, p+"ffn_up_exps.weight", 0, 0.3, d.Embd, d.FFN, d.Experts)
-			m.add(rng, p+"ffn_down_exps.weight", 0, 0.3, d.FFN, d.Embd, d.Experts)
+			m.add(rng, p+"ffn_gate_exps.weight", 0, 0.3, d.Embd, d.ExpertFFN, d.Experts)
+			m.add(rng, p+"ffn_up_exps.weight", 0, 0.3, d.Embd, d.ExpertFFN, d.Experts)
+			m.add(rng, p+"ffn_down_exps.weight", 0, 0.3, d.ExpertFFN, d.Embd, d.Experts)
 			continue
 		}
 		if !strings.Contains(with, "noGate") {
@@ -375,8 +375,8 @@ func variants() map[string]struct {
 		d.Norm, d.ParallelResidual, d.Activation = arch.LayerNorm, true, arch.ReLUSquared
 	})
 	add("multipliers", "", func(d *arch.Decoder) { d.EmbdScale, d.ResidualScale, d.LogitScale = 3, 0.5, 0.25 })
-	add("experts", "", func(d *arch.Decoder) { d.Experts, d.ExpertsUsed, d.ExpertNorm = 6, 2, true })
-	add("experts, not normed", "", func(d *arch.Decoder) { d.Experts, d.ExpertsUsed, d.ExpertScale = 6, 3, 1.5 })
+	add("experts", "", func(d *arch.Decoder) { d.Experts, d.ExpertsUsed, d.ExpertFFN, d.ExpertNorm = 6, 2, 40, true })
+	add("experts, not normed", "", func(d *arch.Decoder) { d.Experts, d.ExpertsUsed, d.ExpertFFN, d.ExpertScale = 6, 3, 56, 1.5 })
 	return out
 }
 

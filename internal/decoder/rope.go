@@ -17,7 +17,7 @@ type ropeTable struct {
 // newRopeTable computes the angles in float64: position times
 // base^(-2i/dim), scaled as the description says. freqs, where given, divide
 // the frequencies one by one (llama3 and longrope scaling).
-func newRopeTable(r *arch.Rope, base float64, freqs []float32, context int) ropeTable {
+func newRopeTable(r *arch.Rope, freqs []float32, context int) ropeTable {
 	half := r.Dim / 2
 	t := ropeTable{dim: r.Dim, half: r.Half, cos: make([]float32, context*half), sin: make([]float32, context*half)}
 	scale, factor := r.Scale, r.AttnFactor
@@ -28,12 +28,12 @@ func newRopeTable(r *arch.Rope, base float64, freqs []float32, context int) rope
 		factor = 1
 	}
 	for i := range half {
-		freq := math.Pow(base, -2*float64(i)/float64(r.Dim))
+		freq := math.Pow(r.Base, -2*float64(i)/float64(r.Dim))
 		if freqs != nil {
 			freq /= float64(freqs[i])
 		}
 		if r.Yarn != nil {
-			freq = yarn(r.Yarn, freq, i, r.Dim, base)
+			freq = yarn(r.Yarn, freq, i, r.Dim, r.Base)
 		} else {
 			freq *= scale
 		}
@@ -60,15 +60,22 @@ func yarn(y *arch.Yarn, freq float64, i, dim int, base float64) float64 {
 	return freq/y.Factor*(1-keep) + freq*keep
 }
 
-// apply rotates the first dim elements of each head of x, which is
-// (n, heads, headDim); the first of the n tokens is at position pos.
-func (t *ropeTable) apply(x []float32, headDim, heads, pos int) {
+// apply rotates dim elements of each head of x, those from skip on; x is
+// (n, heads, headDim), the first of the n tokens is at position pos.
+func (t *ropeTable) apply(x []float32, headDim, heads, skip, pos int) {
 	if t.dim == 0 {
 		return
 	}
 	half, row := t.dim/2, heads*headDim
 	for i := 0; i*row < len(x); i++ {
 		at := (pos + i) * half
-		kernels.Rope(x[i*row:(i+1)*row], headDim, t.cos[at:at+half], t.sin[at:at+half], t.half)
+		cos, sin := t.cos[at:at+half], t.sin[at:at+half]
+		if skip == 0 {
+			kernels.Rope(x[i*row:(i+1)*row], headDim, cos, sin, t.half)
+			continue
+		}
+		for h := range heads {
+			kernels.Rope(x[i*row+h*headDim+skip:][:t.dim], t.dim, cos, sin, t.half)
+		}
 	}
 }
