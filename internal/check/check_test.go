@@ -110,7 +110,7 @@ func TestOpen(t *testing.T) {
 			`error: tensor "blk.1.attn_norm.weight" is missing`, `error: tensor "blk.1.attn_q.weight" is missing`,
 			`error: tensor "blk.1.attn_k.weight" is missing`, `error: tensor "blk.1.attn_v.weight" is missing`,
 			`error: tensor "blk.1.attn_output.weight" is missing`, `error: tensor "blk.1.ffn_norm.weight" is missing`,
-			`error: tensor "blk.1.ffn_up.weight" is missing`, `error: tensor "blk.1.ffn_down.weight" is missing`,
+			`error: tensor "blk.1.ffn_down.weight" is missing`, `error: tensor "blk.1.ffn_up.weight" is missing`,
 		}},
 		{"other dimensions", func(m *model) { m.find("blk.0.ffn_down.weight").Dims = []uint64{192, 32} }, "",
 			[]string{`error: tensor "blk.0.ffn_down.weight" is [192 32], the metadata implies [96 64]`}},
