@@ -99,7 +99,7 @@ func main() {
 		return func() cost { return run(append([]string{filepath.Join(*bin, name)}, args...)...) }
 	}
 	if _, err := os.Stat(path("hf")); err != nil {
-		run("go", "run", "./internal/tools/genmodel", "-shape", *shape, "-out", path("hf"))
+		run("go", "run", "./internal/tools/genmodel", "-shape", *shape, "-tokenizer", "testdata/tokenizers/llama-2/tokenizer.model", "-out", path("hf"))
 	}
 	havePeer := *peer != ""
 	if !havePeer {
