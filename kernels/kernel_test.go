@@ -113,7 +113,7 @@ func TestDots(t *testing.T) {
 				{"F16", dotF16(f16, x), want16},
 				{"BF16", dotBF16(bf16, x), wantB},
 			} {
-				if math.Abs(float64(c.got)-c.want) > budgetExact*abs {
+				if math.Abs(float64(c.got)-c.want) > budgetSum(n)*abs {
 					t.Fatalf("%s of %d is %g, want %g", c.name, n, c.got, c.want)
 				}
 			}

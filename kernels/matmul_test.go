@@ -10,12 +10,12 @@ import (
 	"github.com/smeltgguf/smelt/quant"
 )
 
-// Budgets, as |got - want| relative to the sum of the absolute values of the
-// terms that are added.
-const (
-	budgetExact = 4e-7 // float32 sums in a different order
-	budgetInt8  = 4e-7 // integer sums, scaled and added in float32
-)
+// budgetSum bounds |got - want| of a sum of n products, float32 or integers of
+// groups scaled to float32, relative to the sum of the terms' absolute values.
+// Each addition rounds by at most 2^-24 of the sum so far; n such errors, as
+// good as independent, grow with the root of n, and four times that is out of
+// reach unless a term is lost.
+func budgetSum(n int) float64 { return 4 * math.Sqrt(float64(n)) / (1 << 24) }
 
 // halves gives where the blocks of a type hold half-precision scales.
 var halves = map[quant.Type][]int{
@@ -186,10 +186,7 @@ func TestMatMul(t *testing.T) {
 // compare computes a product in float64, from what the kernels are given.
 func compare(t *testing.T, mode Compute, w Matrix, out, x []float32, n int) {
 	t.Helper()
-	budget := budgetExact
-	if mode == Int8 {
-		budget = budgetInt8
-	}
+	budget := budgetSum(w.Cols)
 	weights := effective(w, mode)
 	for i := range n {
 		token := x[i*w.Cols:][:w.Cols]
