@@ -11,11 +11,14 @@ import "os"
 
 // The instruction sets that kernels may use. Tests switch them off to reach
 // every path on one machine; they never switch on what the CPU does not have.
-// Each implies the ones before it.
+// Each implies the ones before it of its architecture.
 var (
 	hasAVX2   bool // AVX2, FMA and F16C
 	hasAVX512 bool // AVX-512 F, BW, CD, DQ and VL
 	hasVNNI   bool // AVX-512 VNNI
+
+	hasNEON    bool // Advanced SIMD, which every arm64 has
+	hasDotProd bool // FEAT_DotProd, Armv8.2's SDOT
 )
 
 func init() {
@@ -23,23 +26,30 @@ func init() {
 	limitCPU(os.Getenv("SMELT_CPU"))
 }
 
+// levels names the instruction sets that CPU may return, each architecture's
+// ascending.
+var levels = []string{"generic", "avx2", "avx512", "avx512vnni", "neon", "dotprod"}
+
 // limitCPU switches off what the named level does not have: "generic" is plain
-// Go, "avx2", "avx512" and "avx512vnni" are what they say. Other names change
-// nothing.
+// Go, the others are what they say. Other names, and those of other
+// architectures, change nothing.
 func limitCPU(level string) {
 	switch level {
 	case "generic":
 		hasAVX2, hasAVX512, hasVNNI = false, false, false
+		hasNEON, hasDotProd = false, false
 	case "avx2":
 		hasAVX512, hasVNNI = false, false
 	case "avx512":
 		hasVNNI = false
+	case "neon":
+		hasDotProd = false
 	}
 }
 
 // CPU names the instruction set that the kernels use: "avx512vnni", "avx512",
-// "avx2" or "generic". The environment variable SMELT_CPU, read at start,
-// limits it to one of these.
+// "avx2", "dotprod" (NEON with dot products), "neon" or "generic". The
+// environment variable SMELT_CPU, read at start, limits it to one of these.
 func CPU() string {
 	switch {
 	case hasVNNI:
@@ -48,6 +58,10 @@ func CPU() string {
 		return "avx512"
 	case hasAVX2:
 		return "avx2"
+	case hasDotProd:
+		return "dotprod"
+	case hasNEON:
+		return "neon"
 	}
 	return "generic"
 }

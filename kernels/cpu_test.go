@@ -2,13 +2,18 @@ package kernels
 
 import "testing"
 
+// saveCPU returns what switches the present instruction sets on again.
+func saveCPU() (restore func()) {
+	a, b, c, d, e := hasAVX2, hasAVX512, hasVNNI, hasNEON, hasDotProd
+	return func() { hasAVX2, hasAVX512, hasVNNI, hasNEON, hasDotProd = a, b, c, d, e }
+}
+
 // eachCPU runs f once per level that this CPU has, "generic" first.
 func eachCPU(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	a, b, c := hasAVX2, hasAVX512, hasVNNI
-	restore := func() { hasAVX2, hasAVX512, hasVNNI = a, b, c }
+	restore := saveCPU()
 	defer restore()
-	for _, level := range []string{"generic", "avx2", "avx512", "avx512vnni"} {
+	for _, level := range levels {
 		restore()
 		limitCPU(level)
 		if CPU() == level {

@@ -47,7 +47,7 @@ func DecodeRow(t quant.Type, dst []float32, src []byte) {
 			n, _ = convertSIMD(bf16ToF32, d, s, len(dst))
 		}
 	}
-	if t.CanDecode() && forms[t].unpack != nil && hasAVX2 && len(src)%t.BlockSize() == 0 && len(src)/t.BlockSize()*t.BlockLen() == len(dst) {
+	if t.CanDecode() && forms[t].unpack != nil && vectorLen() > 0 && len(src)%t.BlockSize() == 0 && len(src)/t.BlockSize()*t.BlockLen() == len(dst) {
 		w := decoders.Get().(*scratch)
 		for ; n < len(dst); n += depthI {
 			end := min(n+depthI, len(dst))

@@ -118,8 +118,7 @@ func FuzzEncodeIQ(f *testing.F) {
 			row[i] = number(i)
 			importance[i] = float32(math.Abs(float64(number(i + 1000))))
 		}
-		a, b, c := hasAVX2, hasAVX512, hasVNNI
-		defer func() { hasAVX2, hasAVX512, hasVNNI = a, b, c }()
+		defer saveCPU()()
 		for _, level := range []string{"avx512", "avx2"} {
 			limitCPU(level)
 			for _, typ := range iqTypes {

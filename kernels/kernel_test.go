@@ -11,8 +11,7 @@ import (
 
 // generically runs f with every instruction set switched off.
 func generically(f func()) {
-	a, b, c := hasAVX2, hasAVX512, hasVNNI
-	defer func() { hasAVX2, hasAVX512, hasVNNI = a, b, c }()
+	defer saveCPU()()
 	limitCPU("generic")
 	f()
 }

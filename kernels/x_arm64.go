@@ -1,0 +1,110 @@
+//go:build !purego
+
+package kernels
+
+import "github.com/smeltgguf/smelt/quant"
+
+// Which kernel runs where. Vectors are handled in multiples of their length,
+// the rest in plain Go.
+
+// vectorLen is the number of float32 in a vector, 0 without any.
+func vectorLen() int {
+	if hasNEON {
+		return 4
+	}
+	return 0
+}
+
+// whole returns the largest multiple of the vector length within n.
+func whole(n int) int {
+	if !hasNEON {
+		return 0
+	}
+	return n &^ 3
+}
+
+func gemmF32(c, a []float32, rs, ks int, b []float32, depth, rows int) {
+	if depth == 0 {
+		return
+	}
+	_, _, _ = c[rows*lanes-1], a[(rows-1)*rs+(depth-1)*ks], b[depth*lanes-1]
+	r, k := uintptr(4*rs), uintptr(4*ks)
+	switch {
+	case hasNEON && rows == tile && ks == 1:
+		for l := 0; l < lanes; l += 8 {
+			gemmF32x8NEON(&c[l], &a[0], r, &b[l], depth)
+		}
+	case hasNEON && rows == tile && rs == 1:
+		for l := 0; l < lanes; l += 8 {
+			gemmF32x8tNEON(&c[l], &a[0], k, &b[l], depth)
+		}
+	case hasNEON && rows == 1:
+		gemmF32x1NEON(&c[0], &a[0], k, &b[0], depth)
+	default:
+		gemmF32Go(c, a, rs, ks, b, depth, rows)
+	}
+}
+
+func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
+	gemmInt8Go(f, c, u, scale, offset, acts, groups)
+}
+
+func transpose16(dst []float32, ds int, src []float32, ss int) { transpose16Go(dst, ds, src, ss) }
+
+func interleave(dst, src []byte, stride int) { interleaveGo(dst, src, stride) }
+
+func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
+	quantizeRowGo(values, scales, sums, x, flip)
+}
+
+func dotF32(x, y []float32) float32 { return dotF32Go(x, y) }
+
+func dotF16(row []byte, x []float32) float32 { return dotF16Go(row, x) }
+
+func dotBF16(row []byte, x []float32) float32 { return dotBF16Go(row, x) }
+
+func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
+	return dotGroupsGo(group, u, scale, values, scales, groups)
+}
+
+func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
+	expandGo(f, dst, u, scale, offset)
+}
+
+func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
+
+func mulScale(out, x, weight []float32, s float32) { mulScaleGo(out, x, weight, s) }
+
+func sumSquares(x []float32) float64 { return sumSquaresGo(x) }
+
+func expSum(dst, x []float32, top float32) float64 { return expSumGo(dst, x, top) }
+
+func maximum(x []float32) float32 { return maximumGo(x) }
+
+func siluMul(out, gate, up []float32) { siluMulGo(out, gate, up) }
+
+func gelu(out, x []float32) { geluGo(out, x) }
+
+func softcap(x []float32, limit float32) { softcapGo(x, limit) }
+
+func scaleAdd(dst, x []float32, s float32) { scaleAddGo(dst, x, s) }
+
+func toHalf(dst []uint16, x []float32) { toHalfGo(dst, x) }
+
+func fromHalf(dst []float32, x []uint16) { fromHalfGo(dst, x) }
+
+func softmaxLanes(s []float32, sink, sums *[lanes]float32) { softmaxLanesGo(s, sink, sums) }
+
+func rotate(a, b, cos, sin []float32) { rotateGo(a, b, cos, sin) }
+
+func peakFMA(int) float64 { return 0 }
+
+func peakInt8(int) float64 { return 0 }
+
+func readAll([]byte) {}
+
+func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
+	return false
+}
+
+func dotBytes(row []byte, x []float32) float32 { return dotBytesGo(row, x) }
