@@ -7,7 +7,10 @@
 // file. The build tag purego leaves the assembly out.
 package kernels
 
-import "os"
+import (
+	"os"
+	"slices"
+)
 
 // The instruction sets that kernels may use. Tests switch them off to reach
 // every path on one machine; they never switch on what the CPU does not have.
@@ -21,14 +24,27 @@ var (
 	hasDotProd bool // FEAT_DotProd, Armv8.2's SDOT
 )
 
+// levels names the instruction sets that CPU may return, each architecture's
+// ascending.
+var levels = []string{"generic", "avx2", "avx512", "avx512vnni", "neon", "dotprod"}
+
+var detected []string // those of levels that this machine has
+
 func init() {
+	for _, level := range levels {
+		detect()
+		limitCPU(level)
+		if CPU() == level {
+			detected = append(detected, level)
+		}
+	}
 	detect()
 	limitCPU(os.Getenv("SMELT_CPU"))
 }
 
-// levels names the instruction sets that CPU may return, each architecture's
-// ascending.
-var levels = []string{"generic", "avx2", "avx512", "avx512vnni", "neon", "dotprod"}
+// CPULevels lists the values that SMELT_CPU can have, and those of them that
+// this machine has.
+func CPULevels() (all, here []string) { return slices.Clone(levels), slices.Clone(detected) }
 
 // limitCPU switches off what the named level does not have: "generic" is plain
 // Go, the others are what they say. Other names, and those of other

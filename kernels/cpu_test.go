@@ -1,6 +1,9 @@
 package kernels
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // saveCPU returns what switches the present instruction sets on again.
 func saveCPU() (restore func()) {
@@ -32,5 +35,15 @@ func TestLimitCPU(t *testing.T) {
 	limitCPU("no such level")
 	if CPU() != best {
 		t.Errorf("an unknown level changed %s to %s", best, CPU())
+	}
+}
+
+func TestCPULevels(t *testing.T) {
+	all, here := CPULevels()
+	var ran []string
+	eachCPU(t, func(*testing.T) { ran = append(ran, CPU()) })
+	// The environment may have limited what is left to choose from.
+	if len(ran) > len(here) || !slices.Equal(ran, here[:len(ran)]) || here[0] != all[0] {
+		t.Errorf("of %v this machine has %v, but %v can be chosen", all, here, ran)
 	}
 }

@@ -234,7 +234,7 @@ func (o *convertOptions) printPlan(w io.Writer, p *convert.Plan) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d tensors, %d parameters, %s in %s\n", len(p.Tensors), p.Params, report.Bytes(p.Size), strings.Join(p.Files, ", "))
+	_, err := fmt.Fprintf(w, "%s, %d parameters, %s in %s\n", report.Plural(len(p.Tensors), "tensor"), p.Params, report.Bytes(p.Size), strings.Join(p.Files, ", "))
 	printRemarks(w, v)
 	return err
 }
@@ -252,8 +252,8 @@ func (o *convertOptions) summary(stdout, stderr io.Writer, p *convert.Plan, res 
 	if o.quiet {
 		return nil
 	}
-	fmt.Fprintf(stderr, "%s: %s, %d tensors (%s), %s in %.1f s, %s/s\n", strings.Join(res.Files, ", "), p.Arch,
-		len(p.Tensors), countsString(v.Counts), report.Bytes(res.Bytes), took.Seconds(), report.Bytes(int64(float64(res.Bytes)/took.Seconds())))
+	fmt.Fprintf(stderr, "%s: %s, %s (%s), %s in %.1f s, %s/s\n", strings.Join(res.Files, ", "), p.Arch,
+		report.Plural(len(p.Tensors), "tensor"), countsString(v.Counts), report.Bytes(res.Bytes), took.Seconds(), report.Bytes(int64(float64(res.Bytes)/took.Seconds())))
 	printRemarks(stderr, v)
 	return nil
 }
@@ -264,7 +264,7 @@ func printRemarks(w io.Writer, v planJSON) {
 		fmt.Fprintf(w, "substituted: %s is %s: %s\n", s.Name, s.Type, s.Reason)
 	}
 	if len(v.Skipped) > 0 {
-		fmt.Fprintf(w, "skipped: %d tensors that carry nothing to convert, such as %s\n", len(v.Skipped), v.Skipped[0])
+		fmt.Fprintf(w, "skipped: %s with nothing to convert, such as %s\n", report.Plural(len(v.Skipped), "tensor"), v.Skipped[0])
 	}
 	for _, s := range v.Nonfinite {
 		fmt.Fprintf(w, "not finite: %s\n", s)

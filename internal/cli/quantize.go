@@ -391,7 +391,7 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 	fmt.Fprintf(w, "%s: %s from %s of tensors, %.2f bits per weight\n", s.FType, report.Bytes(s.Bytes), report.Bytes(s.SourceBytes), s.BitsPerWeight)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, t := range s.Types {
-		fmt.Fprintf(tw, "  %s\t%d tensors\t%s\n", t.Type, t.Tensors, report.Bytes(t.Bytes))
+		fmt.Fprintf(tw, "  %s\t%s\t%s\n", t.Type, report.Plural(t.Tensors, "tensor"), report.Bytes(t.Bytes))
 	}
 	tw.Flush()
 	if s.Importance != nil {
@@ -400,14 +400,14 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 			fmt.Fprintf(w, "  none for %s\n", n)
 		}
 		if s.Importance.Unseen > 0 {
-			fmt.Fprintf(w, "  %d experts were never seen and count as all ones\n", s.Importance.Unseen)
+			fmt.Fprintf(w, "  %s never seen, counted as all ones\n", report.Plural(s.Importance.Unseen, "expert"))
 		}
 	}
 	if n := len(s.NeedImportance); n > 0 {
-		fmt.Fprintf(w, "warning: %d tensors need an importance matrix, first %s\n", n, s.NeedImportance[0])
+		fmt.Fprintf(w, "warning: no importance matrix for %s that cannot do without, first %s\n", report.Plural(n, "tensor"), s.NeedImportance[0])
 	}
 	if n := len(s.Substitutions); n > 0 {
-		fmt.Fprintf(w, "substituted: %d tensors\n", n)
+		fmt.Fprintf(w, "substituted: %s\n", report.Plural(n, "tensor"))
 		for _, t := range s.Substitutions {
 			fmt.Fprintf(w, "  %s: %s for %s, %s\n", t.Tensor, t.Got, t.Wanted, t.Reason)
 		}

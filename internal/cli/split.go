@@ -108,7 +108,7 @@ func (c *copyFlags) write(cmd *cobra.Command, label string, p *split.Plan) error
 // printParts lists the files of a plan.
 func printParts(cmd *cobra.Command, p *split.Plan) error {
 	for i, l := range p.Layouts {
-		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d tensors, %s\n", p.Paths[i], len(l.Tensors), results.Bytes(l.Size)); err != nil {
+		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s\n", p.Paths[i], results.Plural(len(l.Tensors), "tensor"), results.Bytes(l.Size)); err != nil {
 			return err
 		}
 	}

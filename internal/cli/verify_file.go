@@ -7,6 +7,7 @@ import (
 
 	"github.com/smeltgguf/smelt/internal/check"
 	"github.com/smeltgguf/smelt/internal/corpus"
+	"github.com/smeltgguf/smelt/internal/report"
 )
 
 // newVerifyFile is the subcommand `file` of verify.
@@ -65,7 +66,7 @@ With --text the tokenizer must give that text back. Any error is exit code 1.`,
 				}
 			}
 			if err == nil && (errs > 0 || strict && warnings > 0) {
-				err = fmt.Errorf("%s: %d error(s), %d warning(s)", args[0], errs, warnings)
+				err = fmt.Errorf("%s: %s, %s", args[0], report.Plural(errs, "error"), report.Plural(warnings, "warning"))
 			}
 			return err
 		},

@@ -2,10 +2,16 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smeltgguf/smelt/kernels"
 )
 
 // version is what `git describe` says, set by the linker; a plain `go install`
@@ -23,13 +29,36 @@ func versionString() string {
 }
 
 func newVersion() *cobra.Command {
-	return &cobra.Command{
+	var verbose bool
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version and the platform",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "smelt %s %s/%s %s\n", versionString(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			w := cmd.OutOrStdout()
+			_, err := fmt.Fprintf(w, "smelt %s %s/%s %s\n", versionString(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+			if err == nil && verbose {
+				err = printCPU(w, os.Getenv("SMELT_CPU"))
+			}
 			return err
 		},
 	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "also print the instruction sets that kernels can use here, and the one in use")
+	return cmd
+}
+
+// printCPU prints what SMELT_CPU, whose value is env, can be and what of it
+// this machine has.
+func printCPU(w io.Writer, env string) error {
+	levels, here := kernels.CPULevels()
+	note := ""
+	switch {
+	case env != "" && !slices.Contains(levels, env):
+		note = fmt.Sprintf(" (SMELT_CPU=%q is none of these and changes nothing)", env)
+	case env != "":
+		note = " (SMELT_CPU=" + env + ")"
+	}
+	_, err := fmt.Fprintf(w, "instruction sets (SMELT_CPU): %s\non this machine: %s\nin use: %s%s\nprocessors: %d\n",
+		strings.Join(levels, ", "), strings.Join(here, ", "), kernels.CPU(), note, runtime.GOMAXPROCS(0))
+	return err
 }

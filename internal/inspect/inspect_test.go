@@ -127,7 +127,7 @@ func TestText(t *testing.T) {
 	for _, want := range []string{
 		`... (500 bytes)`, `evil string "\x1b[31m"`, `list i32[3] [1, 2, 3]`, `many f32[1000] [0, 0,`, `0, ...]`,
 		"w Q4_0 64 x 2 72 B", `"\x1b[2J" F32 scalar 4 B`, "none F32 0 0 B",
-		"F32 3 tensors 65 weights 260 B 32.00 bits per weight", "Q4_0 1 tensors 128 weights 72 B 4.50 bits per weight",
+		"F32 3 tensors 65 weights 260 B 32.00 bits per weight", "Q4_0 1 tensor 128 weights 72 B 4.50 bits per weight",
 		"total 4 tensors 193 weights 332 B 13.76 bits per weight",
 	} {
 		if !strings.Contains(out, want) {

@@ -44,11 +44,11 @@ func Text(w io.Writer, f *gguf.File, hashes Hashes) error {
 	byType, all := Totals(f)
 	fmt.Fprintf(tw, "\nTypes\n")
 	for _, t := range byType {
-		fmt.Fprintf(tw, "  %s\t%d tensors\t%s weights\t%s\t%.2f bits per weight\n",
-			t.Type, t.Tensors, Count(t.Elems), report.Bytes(int64(t.Bytes)), t.BitsPerWeight())
+		fmt.Fprintf(tw, "  %s\t%s\t%s weights\t%s\t%.2f bits per weight\n",
+			t.Type, report.Plural(t.Tensors, "tensor"), Count(t.Elems), report.Bytes(int64(t.Bytes)), t.BitsPerWeight())
 	}
-	fmt.Fprintf(tw, "  total\t%d tensors\t%s weights\t%s\t%.2f bits per weight\n",
-		all.Tensors, Count(all.Elems), report.Bytes(int64(all.Bytes)), all.BitsPerWeight())
+	fmt.Fprintf(tw, "  total\t%s\t%s weights\t%s\t%.2f bits per weight\n",
+		report.Plural(all.Tensors, "tensor"), Count(all.Elems), report.Bytes(int64(all.Bytes)), all.BitsPerWeight())
 	if n := f.Trailing(); n > 0 {
 		fmt.Fprintf(tw, "\n%d trailing bytes after the last tensor\n", n)
 	}

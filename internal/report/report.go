@@ -247,3 +247,11 @@ func Bytes(n int64) string {
 	}
 	return fmt.Sprintf("%.2f %cB", v, " kMGT"[unit])
 }
+
+// Plural prints a number of things: "1 tensor", "2 tensors".
+func Plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
