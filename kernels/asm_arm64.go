@@ -32,3 +32,224 @@ func gemmF32x8tNEON(c, a *float32, ks uintptr, b *float32, depth int)
 //
 //go:noescape
 func gemmF32x1NEON(c, a *float32, ks uintptr, b *float32, depth int)
+
+// gemmInt8g32DOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 1<<shift, less than 128, or 0 if shift is 32.
+//
+//go:noescape
+func gemmInt8g32DOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g32NEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 1<<shift, less than 128, or 0 if shift is 32.
+//
+//go:noescape
+func gemmInt8g32NEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g32oDOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
+//
+// with zero = 0.
+//
+//go:noescape
+func gemmInt8g32oDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g32oNEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
+//
+// with zero = 0.
+//
+//go:noescape
+func gemmInt8g32oNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g32fDOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 128.
+//
+//go:noescape
+func gemmInt8g32fDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g32fNEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 32 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 128.
+//
+//go:noescape
+func gemmInt8g32fNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16DOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 1<<shift, less than 128, or 0 if shift is 32.
+//
+//go:noescape
+func gemmInt8g16DOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16NEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 1<<shift, less than 128, or 0 if shift is 32.
+//
+//go:noescape
+func gemmInt8g16NEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16oDOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
+//
+// with zero = 0.
+//
+//go:noescape
+func gemmInt8g16oDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16oNEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
+//
+// with zero = 0.
+//
+//go:noescape
+func gemmInt8g16oNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16fDOT adds to 8 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 128.
+//
+//go:noescape
+func gemmInt8g16fDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// gemmInt8g16fNEON adds to 4 lanes of c, (4, 32), the product of unpacked weights with groups of packed
+// activations, for each group of 32 columns and each part p of 16 of them, i being the part's number:
+//
+//	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
+//	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
+//
+// with zero = 128.
+//
+//go:noescape
+func gemmInt8g16fNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+
+// dotF32NEON returns the sum of x[i]*y[i], n being a multiple of the vector length.
+//
+//go:noescape
+func dotF32NEON(x *byte, y *float32, n int) float32
+
+// dotF16NEON returns the sum of x[i]*y[i], n being a multiple of the vector length.
+//
+//go:noescape
+func dotF16NEON(x *byte, y *float32, n int) float32
+
+// dotBF16NEON returns the sum of x[i]*y[i], n being a multiple of the vector length.
+//
+//go:noescape
+func dotBF16NEON(x *byte, y *float32, n int) float32
+
+// dotGroups32DOT is dotGroups for groups of 32 with one scale per 32.
+//
+//go:noescape
+func dotGroups32DOT(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+
+// dotGroups32NEON is dotGroups for groups of 32 with one scale per 32.
+//
+//go:noescape
+func dotGroups32NEON(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+
+// dotGroups16DOT is dotGroups for groups of 32 with one scale per 16.
+//
+//go:noescape
+func dotGroups16DOT(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+
+// dotGroups16NEON is dotGroups for groups of 32 with one scale per 16.
+//
+//go:noescape
+func dotGroups16NEON(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+
+// transpose4NEON transposes 4 rows of 4*n elements of 4 bytes; strides are in bytes:
+//
+//	for i := range 4 {
+//		for j := range 4*n {
+//			dst[j*ds+4*i:][:4] = src[i*ss+4*j:][:4]
+//
+//go:noescape
+func transpose4NEON(dst *byte, ds uintptr, src *byte, ss uintptr, n int)
+
+// quantizeRowNEON is quantizeRowGo for whole groups; the bits of flip are inverted in each byte of values.
+//
+//go:noescape
+func quantizeRowNEON(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
+
+// expandNEON computes dst[i] = scale[g]*float32(u[i]-zero) + offset[g] with g = i/group, for groups of 16 or
+// 32 elements; offset may be nil.
+//
+//go:noescape
+func expandNEON(dst *float32, u *byte, scale, offset *float32, groups, group int, zero uint64)
+
+// f16ToF32NEON: dst[i] = float32(src[i])
+//
+//go:noescape
+func f16ToF32NEON(dst, src *byte, n int)
+
+// bf16ToF32NEON: dst[i] = float32(src[i])
+//
+//go:noescape
+func bf16ToF32NEON(dst, src *byte, n int)
+
+// f32ToF16NEON: dst[i] = float16(src[i]); true if some dst[i] is not finite
+//
+//go:noescape
+func f32ToF16NEON(dst, src *byte, n int) bool
+
+// bf16ToF16NEON: dst[i] = float16(src[i]); true if some dst[i] is not finite
+//
+//go:noescape
+func bf16ToF16NEON(dst, src *byte, n int) bool
+
+// f32ToBF16NEON: dst[i] = bfloat16(src[i]); true if some src[i] or dst[i] is not finite
+//
+//go:noescape
+func f32ToBF16NEON(dst, src *byte, n int) bool
+
+// f16ToBF16NEON: dst[i] = bfloat16(src[i]); true if some src[i] is not finite
+//
+//go:noescape
+func f16ToBF16NEON(dst, src *byte, n int) bool

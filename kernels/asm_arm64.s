@@ -369,3 +369,3602 @@ end4:
 	WORD $0x4e27d610 // fadd v16.4s, v16.4s, v7.4s
 	WORD $0x3d801c10 // str q16, [x0, #112]
 	RET
+
+// func gemmInt8g32DOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32DOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end5
+loop5:
+	WORD $0x3dc020fe // ldr q30, [x7, #128]
+	WORD $0x3dc040fa // ldr q26, [x7, #256]
+	WORD $0x4eba87de // add v30.4s, v30.4s, v26.4s
+	WORD $0x3dc024ff // ldr q31, [x7, #144]
+	WORD $0x3dc044fb // ldr q27, [x7, #272]
+	WORD $0x4ebb87ff // add v31.4s, v31.4s, v27.4s
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4ebd47ff // sshl v31.4s, v31.4s, v29.4s
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop5
+end5:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g32NEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end6
+loop6:
+	WORD $0x3dc020fe // ldr q30, [x7, #128]
+	WORD $0x3dc040fa // ldr q26, [x7, #256]
+	WORD $0x4eba87de // add v30.4s, v30.4s, v26.4s
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop6
+end6:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func gemmInt8g32oDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32oDOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end7
+loop7:
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	WORD $0xbd400074 // ldr s20, [x3, #0]
+	WORD $0xbd408075 // ldr s21, [x3, #128]
+	WORD $0xbd410076 // ldr s22, [x3, #256]
+	WORD $0xbd418077 // ldr s23, [x3, #384]
+	WORD $0x3dc020f8 // ldr q24, [x7, #128]
+	WORD $0x3dc040fa // ldr q26, [x7, #256]
+	WORD $0x4eba8718 // add v24.4s, v24.4s, v26.4s
+	WORD $0x3dc024f9 // ldr q25, [x7, #144]
+	WORD $0x3dc044fb // ldr q27, [x7, #272]
+	WORD $0x4ebb8739 // add v25.4s, v25.4s, v27.4s
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4e21db39 // scvtf v25.4s, v25.4s
+	WORD $0x6e3ddf39 // fmul v25.4s, v25.4s, v29.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f945329 // fmls v9.4s, v25.4s, v20.s[0]
+	WORD $0x4f95530a // fmls v10.4s, v24.4s, v21.s[0]
+	WORD $0x4f95532b // fmls v11.4s, v25.4s, v21.s[0]
+	WORD $0x4f96530c // fmls v12.4s, v24.4s, v22.s[0]
+	WORD $0x4f96532d // fmls v13.4s, v25.4s, v22.s[0]
+	WORD $0x4f97530e // fmls v14.4s, v24.4s, v23.s[0]
+	WORD $0x4f97532f // fmls v15.4s, v25.4s, v23.s[0]
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop7
+end7:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g32oNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32oNEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end8
+loop8:
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	WORD $0xbd400074 // ldr s20, [x3, #0]
+	WORD $0xbd408075 // ldr s21, [x3, #128]
+	WORD $0xbd410076 // ldr s22, [x3, #256]
+	WORD $0xbd418077 // ldr s23, [x3, #384]
+	WORD $0x3dc020f8 // ldr q24, [x7, #128]
+	WORD $0x3dc040fa // ldr q26, [x7, #256]
+	WORD $0x4eba8718 // add v24.4s, v24.4s, v26.4s
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f955309 // fmls v9.4s, v24.4s, v21.s[0]
+	WORD $0x4f96530a // fmls v10.4s, v24.4s, v22.s[0]
+	WORD $0x4f97530b // fmls v11.4s, v24.4s, v23.s[0]
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop8
+end8:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func gemmInt8g32fDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32fDOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end9
+loop9:
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop9
+end9:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g32fNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g32fNEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end10
+loop10:
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	ADD $32, R1
+	ADD $4, R2
+	ADD $4, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop10
+end10:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func gemmInt8g16DOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16DOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end11
+loop11:
+	WORD $0x3dc020fe // ldr q30, [x7, #128]
+	WORD $0x3dc024ff // ldr q31, [x7, #144]
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4ebd47ff // sshl v31.4s, v31.4s, v29.4s
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	WORD $0x3dc040fe // ldr q30, [x7, #256]
+	WORD $0x3dc044ff // ldr q31, [x7, #272]
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4ebd47ff // sshl v31.4s, v31.4s, v29.4s
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop11
+end11:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g16NEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16NEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end12
+loop12:
+	WORD $0x3dc020fe // ldr q30, [x7, #128]
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	WORD $0x3dc040fe // ldr q30, [x7, #256]
+	WORD $0x4e040cdd // dup v29.4s, w6
+	WORD $0x4ebd47de // sshl v30.4s, v30.4s, v29.4s
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop12
+end12:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func gemmInt8g16oDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16oDOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end13
+loop13:
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	WORD $0xbd400074 // ldr s20, [x3, #0]
+	WORD $0xbd408075 // ldr s21, [x3, #128]
+	WORD $0xbd410076 // ldr s22, [x3, #256]
+	WORD $0xbd418077 // ldr s23, [x3, #384]
+	WORD $0x3dc020f8 // ldr q24, [x7, #128]
+	WORD $0x3dc024f9 // ldr q25, [x7, #144]
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4e21db39 // scvtf v25.4s, v25.4s
+	WORD $0x6e3ddf39 // fmul v25.4s, v25.4s, v29.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f945329 // fmls v9.4s, v25.4s, v20.s[0]
+	WORD $0x4f95530a // fmls v10.4s, v24.4s, v21.s[0]
+	WORD $0x4f95532b // fmls v11.4s, v25.4s, v21.s[0]
+	WORD $0x4f96530c // fmls v12.4s, v24.4s, v22.s[0]
+	WORD $0x4f96532d // fmls v13.4s, v25.4s, v22.s[0]
+	WORD $0x4f97530e // fmls v14.4s, v24.4s, v23.s[0]
+	WORD $0x4f97532f // fmls v15.4s, v25.4s, v23.s[0]
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	WORD $0xbd400474 // ldr s20, [x3, #4]
+	WORD $0xbd408475 // ldr s21, [x3, #132]
+	WORD $0xbd410476 // ldr s22, [x3, #260]
+	WORD $0xbd418477 // ldr s23, [x3, #388]
+	WORD $0x3dc040f8 // ldr q24, [x7, #256]
+	WORD $0x3dc044f9 // ldr q25, [x7, #272]
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4e21db39 // scvtf v25.4s, v25.4s
+	WORD $0x6e3ddf39 // fmul v25.4s, v25.4s, v29.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f945329 // fmls v9.4s, v25.4s, v20.s[0]
+	WORD $0x4f95530a // fmls v10.4s, v24.4s, v21.s[0]
+	WORD $0x4f95532b // fmls v11.4s, v25.4s, v21.s[0]
+	WORD $0x4f96530c // fmls v12.4s, v24.4s, v22.s[0]
+	WORD $0x4f96532d // fmls v13.4s, v25.4s, v22.s[0]
+	WORD $0x4f97530e // fmls v14.4s, v24.4s, v23.s[0]
+	WORD $0x4f97532f // fmls v15.4s, v25.4s, v23.s[0]
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop13
+end13:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g16oNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16oNEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end14
+loop14:
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	WORD $0xbd400074 // ldr s20, [x3, #0]
+	WORD $0xbd408075 // ldr s21, [x3, #128]
+	WORD $0xbd410076 // ldr s22, [x3, #256]
+	WORD $0xbd418077 // ldr s23, [x3, #384]
+	WORD $0x3dc020f8 // ldr q24, [x7, #128]
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f955309 // fmls v9.4s, v24.4s, v21.s[0]
+	WORD $0x4f96530a // fmls v10.4s, v24.4s, v22.s[0]
+	WORD $0x4f97530b // fmls v11.4s, v24.4s, v23.s[0]
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	WORD $0xbd400474 // ldr s20, [x3, #4]
+	WORD $0xbd408475 // ldr s21, [x3, #132]
+	WORD $0xbd410476 // ldr s22, [x3, #260]
+	WORD $0xbd418477 // ldr s23, [x3, #388]
+	WORD $0x3dc040f8 // ldr q24, [x7, #256]
+	WORD $0x4e21db18 // scvtf v24.4s, v24.4s
+	WORD $0x6e3cdf18 // fmul v24.4s, v24.4s, v28.4s
+	WORD $0x4f945308 // fmls v8.4s, v24.4s, v20.s[0]
+	WORD $0x4f955309 // fmls v9.4s, v24.4s, v21.s[0]
+	WORD $0x4f96530a // fmls v10.4s, v24.4s, v22.s[0]
+	WORD $0x4f97530b // fmls v11.4s, v24.4s, v23.s[0]
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop14
+end14:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func gemmInt8g16fDOT(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16fDOT(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	CBZ R5, end15
+loop15:
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0xad405494 // ldp q20, q21, [x4, #0]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad445c96 // ldp q22, q23, [x4, #128]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad486498 // ldp q24, q25, [x4, #256]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad4c6c9a // ldp q26, q27, [x4, #384]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4ebe1fc0 // mov v0.16b, v30.16b
+	WORD $0x4ebf1fe1 // mov v1.16b, v31.16b
+	WORD $0x4ebe1fc2 // mov v2.16b, v30.16b
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4ebe1fc4 // mov v4.16b, v30.16b
+	WORD $0x4ebf1fe5 // mov v5.16b, v31.16b
+	WORD $0x4ebe1fc6 // mov v6.16b, v30.16b
+	WORD $0x4ebf1fe7 // mov v7.16b, v31.16b
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0xad505494 // ldp q20, q21, [x4, #512]
+	WORD $0x4f90e280 // sdot v0.4s, v20.16b, v16.4b[0]
+	WORD $0x4f90e2a1 // sdot v1.4s, v21.16b, v16.4b[0]
+	WORD $0x4f91e282 // sdot v2.4s, v20.16b, v17.4b[0]
+	WORD $0x4f91e2a3 // sdot v3.4s, v21.16b, v17.4b[0]
+	WORD $0x4f92e284 // sdot v4.4s, v20.16b, v18.4b[0]
+	WORD $0x4f92e2a5 // sdot v5.4s, v21.16b, v18.4b[0]
+	WORD $0x4f93e286 // sdot v6.4s, v20.16b, v19.4b[0]
+	WORD $0x4f93e2a7 // sdot v7.4s, v21.16b, v19.4b[0]
+	WORD $0xad545c96 // ldp q22, q23, [x4, #640]
+	WORD $0x4fb0e2c0 // sdot v0.4s, v22.16b, v16.4b[1]
+	WORD $0x4fb0e2e1 // sdot v1.4s, v23.16b, v16.4b[1]
+	WORD $0x4fb1e2c2 // sdot v2.4s, v22.16b, v17.4b[1]
+	WORD $0x4fb1e2e3 // sdot v3.4s, v23.16b, v17.4b[1]
+	WORD $0x4fb2e2c4 // sdot v4.4s, v22.16b, v18.4b[1]
+	WORD $0x4fb2e2e5 // sdot v5.4s, v23.16b, v18.4b[1]
+	WORD $0x4fb3e2c6 // sdot v6.4s, v22.16b, v19.4b[1]
+	WORD $0x4fb3e2e7 // sdot v7.4s, v23.16b, v19.4b[1]
+	WORD $0xad586498 // ldp q24, q25, [x4, #768]
+	WORD $0x4f90eb00 // sdot v0.4s, v24.16b, v16.4b[2]
+	WORD $0x4f90eb21 // sdot v1.4s, v25.16b, v16.4b[2]
+	WORD $0x4f91eb02 // sdot v2.4s, v24.16b, v17.4b[2]
+	WORD $0x4f91eb23 // sdot v3.4s, v25.16b, v17.4b[2]
+	WORD $0x4f92eb04 // sdot v4.4s, v24.16b, v18.4b[2]
+	WORD $0x4f92eb25 // sdot v5.4s, v25.16b, v18.4b[2]
+	WORD $0x4f93eb06 // sdot v6.4s, v24.16b, v19.4b[2]
+	WORD $0x4f93eb27 // sdot v7.4s, v25.16b, v19.4b[2]
+	WORD $0xad5c6c9a // ldp q26, q27, [x4, #896]
+	WORD $0x4fb0eb40 // sdot v0.4s, v26.16b, v16.4b[3]
+	WORD $0x4fb0eb61 // sdot v1.4s, v27.16b, v16.4b[3]
+	WORD $0x4fb1eb42 // sdot v2.4s, v26.16b, v17.4b[3]
+	WORD $0x4fb1eb63 // sdot v3.4s, v27.16b, v17.4b[3]
+	WORD $0x4fb2eb44 // sdot v4.4s, v26.16b, v18.4b[3]
+	WORD $0x4fb2eb65 // sdot v5.4s, v27.16b, v18.4b[3]
+	WORD $0x4fb3eb46 // sdot v6.4s, v26.16b, v19.4b[3]
+	WORD $0x4fb3eb67 // sdot v7.4s, v27.16b, v19.4b[3]
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x3dc004fd // ldr q29, [x7, #16]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f909021 // fmul v1.4s, v1.4s, v16.s[0]
+	WORD $0x4e3dcc29 // fmla v9.4s, v1.4s, v29.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f919042 // fmul v2.4s, v2.4s, v17.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f919063 // fmul v3.4s, v3.4s, v17.s[0]
+	WORD $0x4e3dcc6b // fmla v11.4s, v3.4s, v29.4s
+	WORD $0x4e21d884 // scvtf v4.4s, v4.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e3ccc8c // fmla v12.4s, v4.4s, v28.4s
+	WORD $0x4e21d8a5 // scvtf v5.4s, v5.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e3dccad // fmla v13.4s, v5.4s, v29.4s
+	WORD $0x4e21d8c6 // scvtf v6.4s, v6.4s
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0x4e3cccce // fmla v14.4s, v6.4s, v28.4s
+	WORD $0x4e21d8e7 // scvtf v7.4s, v7.4s
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e3dccef // fmla v15.4s, v7.4s, v29.4s
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop15
+end15:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2cd610 // fadd v16.4s, v16.4s, v12.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2dd610 // fadd v16.4s, v16.4s, v13.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ed610 // fadd v16.4s, v16.4s, v14.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	WORD $0x3dc00410 // ldr q16, [x0, #16]
+	WORD $0x4e2fd610 // fadd v16.4s, v16.4s, v15.4s
+	WORD $0x3d800410 // str q16, [x0, #16]
+	RET
+
+// func gemmInt8g16fNEON(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
+TEXT ·gemmInt8g16fNEON(SB), NOSPLIT, $0-56
+	MOVD c+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD acts+32(FP), R4
+	MOVD groups+40(FP), R5
+	MOVD shift+48(FP), R6
+	ADD $1024, R4, R7 // scales, then sums, of activations
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	CBZ R5, end16
+loop16:
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00030 // ldr q16, [x1, #0]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09031 // ldr q17, [x1, #576]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12032 // ldr q18, [x1, #1152]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b033 // ldr q19, [x1, #1728]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0x3dc00094 // ldr q20, [x4, #0]
+	WORD $0x3dc02095 // ldr q21, [x4, #128]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc04094 // ldr q20, [x4, #256]
+	WORD $0x3dc06095 // ldr q21, [x4, #384]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400050 // ldr s16, [x2, #0]
+	WORD $0xbd408051 // ldr s17, [x2, #128]
+	WORD $0xbd410052 // ldr s18, [x2, #256]
+	WORD $0xbd418053 // ldr s19, [x2, #384]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	WORD $0x4f04e41c // movi v28.16b, #0x80
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x3dc00430 // ldr q16, [x1, #16]
+	WORD $0x6e3c1e10 // eor v16.16b, v16.16b, v28.16b
+	WORD $0x3dc09431 // ldr q17, [x1, #592]
+	WORD $0x6e3c1e31 // eor v17.16b, v17.16b, v28.16b
+	WORD $0x3dc12432 // ldr q18, [x1, #1168]
+	WORD $0x6e3c1e52 // eor v18.16b, v18.16b, v28.16b
+	WORD $0x3dc1b433 // ldr q19, [x1, #1744]
+	WORD $0x6e3c1e73 // eor v19.16b, v19.16b, v28.16b
+	WORD $0x3dc08094 // ldr q20, [x4, #512]
+	WORD $0x3dc0a095 // ldr q21, [x4, #640]
+	WORD $0x4e040616 // dup v22.4s, v16.s[0]
+	WORD $0x4e0c0617 // dup v23.4s, v16.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e040636 // dup v22.4s, v17.s[0]
+	WORD $0x4e0c0637 // dup v23.4s, v17.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e040656 // dup v22.4s, v18.s[0]
+	WORD $0x4e0c0657 // dup v23.4s, v18.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e040676 // dup v22.4s, v19.s[0]
+	WORD $0x4e0c0677 // dup v23.4s, v19.s[1]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x3dc0c094 // ldr q20, [x4, #768]
+	WORD $0x3dc0e095 // ldr q21, [x4, #896]
+	WORD $0x4e140616 // dup v22.4s, v16.s[2]
+	WORD $0x4e1c0617 // dup v23.4s, v16.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b00 // sadalp v0.4s, v24.8h
+	WORD $0x4e606b21 // sadalp v1.4s, v25.8h
+	WORD $0x4e140636 // dup v22.4s, v17.s[2]
+	WORD $0x4e1c0637 // dup v23.4s, v17.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b02 // sadalp v2.4s, v24.8h
+	WORD $0x4e606b23 // sadalp v3.4s, v25.8h
+	WORD $0x4e140656 // dup v22.4s, v18.s[2]
+	WORD $0x4e1c0657 // dup v23.4s, v18.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b04 // sadalp v4.4s, v24.8h
+	WORD $0x4e606b25 // sadalp v5.4s, v25.8h
+	WORD $0x4e140676 // dup v22.4s, v19.s[2]
+	WORD $0x4e1c0677 // dup v23.4s, v19.s[3]
+	WORD $0x0e36c298 // smull v24.8h, v20.8b, v22.8b
+	WORD $0x4e36c299 // smull2 v25.8h, v20.16b, v22.16b
+	WORD $0x0e3782b8 // smlal v24.8h, v21.8b, v23.8b
+	WORD $0x4e3782b9 // smlal2 v25.8h, v21.16b, v23.16b
+	WORD $0x4e606b06 // sadalp v6.4s, v24.8h
+	WORD $0x4e606b27 // sadalp v7.4s, v25.8h
+	WORD $0x4ea1bc00 // addp v0.4s, v0.4s, v1.4s
+	WORD $0x4ebe8400 // add v0.4s, v0.4s, v30.4s
+	WORD $0x4ea3bc41 // addp v1.4s, v2.4s, v3.4s
+	WORD $0x4ebe8421 // add v1.4s, v1.4s, v30.4s
+	WORD $0x4ea5bc82 // addp v2.4s, v4.4s, v5.4s
+	WORD $0x4ebe8442 // add v2.4s, v2.4s, v30.4s
+	WORD $0x4ea7bcc3 // addp v3.4s, v6.4s, v7.4s
+	WORD $0x4ebe8463 // add v3.4s, v3.4s, v30.4s
+	WORD $0xbd400450 // ldr s16, [x2, #4]
+	WORD $0xbd408451 // ldr s17, [x2, #132]
+	WORD $0xbd410452 // ldr s18, [x2, #260]
+	WORD $0xbd418453 // ldr s19, [x2, #388]
+	WORD $0x3dc000fc // ldr q28, [x7, #0]
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f909000 // fmul v0.4s, v0.4s, v16.s[0]
+	WORD $0x4e3ccc08 // fmla v8.4s, v0.4s, v28.4s
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f919021 // fmul v1.4s, v1.4s, v17.s[0]
+	WORD $0x4e3ccc29 // fmla v9.4s, v1.4s, v28.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e3ccc4a // fmla v10.4s, v2.4s, v28.4s
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f939063 // fmul v3.4s, v3.4s, v19.s[0]
+	WORD $0x4e3ccc6b // fmla v11.4s, v3.4s, v28.4s
+	ADD $32, R1
+	ADD $8, R2
+	ADD $8, R3
+	ADD $1408, R4
+	ADD $1408, R7
+	SUB $1, R5
+	CBNZ R5, loop16
+end16:
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e28d610 // fadd v16.4s, v16.4s, v8.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e29d610 // fadd v16.4s, v16.4s, v9.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2ad610 // fadd v16.4s, v16.4s, v10.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	ADD $128, R0
+	WORD $0x3dc00010 // ldr q16, [x0, #0]
+	WORD $0x4e2bd610 // fadd v16.4s, v16.4s, v11.4s
+	WORD $0x3d800010 // str q16, [x0, #0]
+	RET
+
+// func dotF32NEON(x *byte, y *float32, n int) float32
+TEXT ·dotF32NEON(SB), NOSPLIT, $0-28
+	MOVD x+0(FP), R0
+	MOVD y+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	LSR $5, R2, R3
+	CBZ R3, end17
+loop17:
+	WORD $0xacc14410 // ldp q16, q17, [x0], #32
+	WORD $0xacc14c12 // ldp q18, q19, [x0], #32
+	WORD $0xacc15414 // ldp q20, q21, [x0], #32
+	WORD $0xacc15c16 // ldp q22, q23, [x0], #32
+	WORD $0xacc16438 // ldp q24, q25, [x1], #32
+	WORD $0xacc16c3a // ldp q26, q27, [x1], #32
+	WORD $0xacc1743c // ldp q28, q29, [x1], #32
+	WORD $0xacc17c3e // ldp q30, q31, [x1], #32
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	WORD $0x4e39ce21 // fmla v1.4s, v17.4s, v25.4s
+	WORD $0x4e3ace42 // fmla v2.4s, v18.4s, v26.4s
+	WORD $0x4e3bce63 // fmla v3.4s, v19.4s, v27.4s
+	WORD $0x4e3cce84 // fmla v4.4s, v20.4s, v28.4s
+	WORD $0x4e3dcea5 // fmla v5.4s, v21.4s, v29.4s
+	WORD $0x4e3ecec6 // fmla v6.4s, v22.4s, v30.4s
+	WORD $0x4e3fcee7 // fmla v7.4s, v23.4s, v31.4s
+	SUB $1, R3
+	CBNZ R3, loop17
+end17:
+	AND $31, R2
+	LSR $2, R2
+	CBZ R2, end18
+loop18:
+	WORD $0x3cc10410 // ldr q16, [x0], #16
+	WORD $0x3cc10438 // ldr q24, [x1], #16
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	SUB $1, R2
+	CBNZ R2, loop18
+end18:
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+24(FP)
+	RET
+
+// func dotF16NEON(x *byte, y *float32, n int) float32
+TEXT ·dotF16NEON(SB), NOSPLIT, $0-28
+	MOVD x+0(FP), R0
+	MOVD y+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	LSR $5, R2, R3
+	CBZ R3, end19
+loop19:
+	WORD $0xacc12408 // ldp q8, q9, [x0], #32
+	WORD $0xacc12c0a // ldp q10, q11, [x0], #32
+	WORD $0x0e217910 // fcvtl v16.4s, v8.4h
+	WORD $0x4e217911 // fcvtl2 v17.4s, v8.8h
+	WORD $0x0e217932 // fcvtl v18.4s, v9.4h
+	WORD $0x4e217933 // fcvtl2 v19.4s, v9.8h
+	WORD $0x0e217954 // fcvtl v20.4s, v10.4h
+	WORD $0x4e217955 // fcvtl2 v21.4s, v10.8h
+	WORD $0x0e217976 // fcvtl v22.4s, v11.4h
+	WORD $0x4e217977 // fcvtl2 v23.4s, v11.8h
+	WORD $0xacc16438 // ldp q24, q25, [x1], #32
+	WORD $0xacc16c3a // ldp q26, q27, [x1], #32
+	WORD $0xacc1743c // ldp q28, q29, [x1], #32
+	WORD $0xacc17c3e // ldp q30, q31, [x1], #32
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	WORD $0x4e39ce21 // fmla v1.4s, v17.4s, v25.4s
+	WORD $0x4e3ace42 // fmla v2.4s, v18.4s, v26.4s
+	WORD $0x4e3bce63 // fmla v3.4s, v19.4s, v27.4s
+	WORD $0x4e3cce84 // fmla v4.4s, v20.4s, v28.4s
+	WORD $0x4e3dcea5 // fmla v5.4s, v21.4s, v29.4s
+	WORD $0x4e3ecec6 // fmla v6.4s, v22.4s, v30.4s
+	WORD $0x4e3fcee7 // fmla v7.4s, v23.4s, v31.4s
+	SUB $1, R3
+	CBNZ R3, loop19
+end19:
+	AND $31, R2
+	LSR $2, R2
+	CBZ R2, end20
+loop20:
+	WORD $0xfc408410 // ldr d16, [x0], #8
+	WORD $0x0e217a10 // fcvtl v16.4s, v16.4h
+	WORD $0x3cc10438 // ldr q24, [x1], #16
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	SUB $1, R2
+	CBNZ R2, loop20
+end20:
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+24(FP)
+	RET
+
+// func dotBF16NEON(x *byte, y *float32, n int) float32
+TEXT ·dotBF16NEON(SB), NOSPLIT, $0-28
+	MOVD x+0(FP), R0
+	MOVD y+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	LSR $5, R2, R3
+	CBZ R3, end21
+loop21:
+	WORD $0xacc12408 // ldp q8, q9, [x0], #32
+	WORD $0xacc12c0a // ldp q10, q11, [x0], #32
+	WORD $0x2e613910 // shll v16.4s, v8.4h, #16
+	WORD $0x6e613911 // shll2 v17.4s, v8.8h, #16
+	WORD $0x2e613932 // shll v18.4s, v9.4h, #16
+	WORD $0x6e613933 // shll2 v19.4s, v9.8h, #16
+	WORD $0x2e613954 // shll v20.4s, v10.4h, #16
+	WORD $0x6e613955 // shll2 v21.4s, v10.8h, #16
+	WORD $0x2e613976 // shll v22.4s, v11.4h, #16
+	WORD $0x6e613977 // shll2 v23.4s, v11.8h, #16
+	WORD $0xacc16438 // ldp q24, q25, [x1], #32
+	WORD $0xacc16c3a // ldp q26, q27, [x1], #32
+	WORD $0xacc1743c // ldp q28, q29, [x1], #32
+	WORD $0xacc17c3e // ldp q30, q31, [x1], #32
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	WORD $0x4e39ce21 // fmla v1.4s, v17.4s, v25.4s
+	WORD $0x4e3ace42 // fmla v2.4s, v18.4s, v26.4s
+	WORD $0x4e3bce63 // fmla v3.4s, v19.4s, v27.4s
+	WORD $0x4e3cce84 // fmla v4.4s, v20.4s, v28.4s
+	WORD $0x4e3dcea5 // fmla v5.4s, v21.4s, v29.4s
+	WORD $0x4e3ecec6 // fmla v6.4s, v22.4s, v30.4s
+	WORD $0x4e3fcee7 // fmla v7.4s, v23.4s, v31.4s
+	SUB $1, R3
+	CBNZ R3, loop21
+end21:
+	AND $31, R2
+	LSR $2, R2
+	CBZ R2, end22
+loop22:
+	WORD $0xfc408410 // ldr d16, [x0], #8
+	WORD $0x2e613a10 // shll v16.4s, v16.4h, #16
+	WORD $0x3cc10438 // ldr q24, [x1], #16
+	WORD $0x4e38ce00 // fmla v0.4s, v16.4s, v24.4s
+	SUB $1, R2
+	CBNZ R2, loop22
+end22:
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+24(FP)
+	RET
+
+// func dotGroups32DOT(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+TEXT ·dotGroups32DOT(SB), NOSPLIT, $0-44
+	MOVD u+0(FP), R0
+	MOVD scale+8(FP), R1
+	MOVD values+16(FP), R2
+	MOVD scales+24(FP), R3
+	MOVD groups+32(FP), R4
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f03e7fe // movi v30.16b, #127
+	WORD $0x4f04e43f // movi v31.16b, #129
+	CBZ R4, end23
+loop23:
+	WORD $0xacc14410 // ldp q16, q17, [x0], #32
+	WORD $0xacc14c52 // ldp q18, q19, [x2], #32
+	WORD $0x6e3e1e10 // eor v16.16b, v16.16b, v30.16b
+	WORD $0x6e3e1e31 // eor v17.16b, v17.16b, v30.16b
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4e929602 // sdot v2.4s, v16.16b, v18.16b
+	WORD $0x4e9297e2 // sdot v2.4s, v31.16b, v18.16b
+	WORD $0x4e939623 // sdot v3.4s, v17.16b, v19.16b
+	WORD $0x4e9397e3 // sdot v3.4s, v31.16b, v19.16b
+	WORD $0xbc404476 // ldr s22, [x3], #4
+	WORD $0xbc404437 // ldr s23, [x1], #4
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4ea38442 // add v2.4s, v2.4s, v3.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f975040 // fmls v0.4s, v2.4s, v23.s[0]
+	SUB $1, R4
+	CBNZ R4, loop23
+end23:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+40(FP)
+	RET
+
+// func dotGroups32NEON(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+TEXT ·dotGroups32NEON(SB), NOSPLIT, $0-44
+	MOVD u+0(FP), R0
+	MOVD scale+8(FP), R1
+	MOVD values+16(FP), R2
+	MOVD scales+24(FP), R3
+	MOVD groups+32(FP), R4
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f03e7fe // movi v30.16b, #127
+	WORD $0x4f04e43f // movi v31.16b, #129
+	CBZ R4, end24
+loop24:
+	WORD $0xacc14410 // ldp q16, q17, [x0], #32
+	WORD $0xacc14c52 // ldp q18, q19, [x2], #32
+	WORD $0x6e3e1e10 // eor v16.16b, v16.16b, v30.16b
+	WORD $0x6e3e1e31 // eor v17.16b, v17.16b, v30.16b
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x0e32c214 // smull v20.8h, v16.8b, v18.8b
+	WORD $0x4e32c215 // smull2 v21.8h, v16.16b, v18.16b
+	WORD $0x0e3283f4 // smlal v20.8h, v31.8b, v18.8b
+	WORD $0x4e3283f5 // smlal2 v21.8h, v31.16b, v18.16b
+	WORD $0x4e606a82 // sadalp v2.4s, v20.8h
+	WORD $0x4e606aa2 // sadalp v2.4s, v21.8h
+	WORD $0x0e33c234 // smull v20.8h, v17.8b, v19.8b
+	WORD $0x4e33c235 // smull2 v21.8h, v17.16b, v19.16b
+	WORD $0x0e3383f4 // smlal v20.8h, v31.8b, v19.8b
+	WORD $0x4e3383f5 // smlal2 v21.8h, v31.16b, v19.16b
+	WORD $0x4e606a83 // sadalp v3.4s, v20.8h
+	WORD $0x4e606aa3 // sadalp v3.4s, v21.8h
+	WORD $0xbc404476 // ldr s22, [x3], #4
+	WORD $0xbc404437 // ldr s23, [x1], #4
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4ea38442 // add v2.4s, v2.4s, v3.4s
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f975040 // fmls v0.4s, v2.4s, v23.s[0]
+	SUB $1, R4
+	CBNZ R4, loop24
+end24:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+40(FP)
+	RET
+
+// func dotGroups16DOT(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+TEXT ·dotGroups16DOT(SB), NOSPLIT, $0-44
+	MOVD u+0(FP), R0
+	MOVD scale+8(FP), R1
+	MOVD values+16(FP), R2
+	MOVD scales+24(FP), R3
+	MOVD groups+32(FP), R4
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f03e7fe // movi v30.16b, #127
+	WORD $0x4f04e43f // movi v31.16b, #129
+	CBZ R4, end25
+loop25:
+	WORD $0xacc14410 // ldp q16, q17, [x0], #32
+	WORD $0xacc14c52 // ldp q18, q19, [x2], #32
+	WORD $0x6e3e1e10 // eor v16.16b, v16.16b, v30.16b
+	WORD $0x6e3e1e31 // eor v17.16b, v17.16b, v30.16b
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4e929602 // sdot v2.4s, v16.16b, v18.16b
+	WORD $0x4e9297e2 // sdot v2.4s, v31.16b, v18.16b
+	WORD $0x4e939623 // sdot v3.4s, v17.16b, v19.16b
+	WORD $0x4e9397e3 // sdot v3.4s, v31.16b, v19.16b
+	WORD $0xbc404476 // ldr s22, [x3], #4
+	WORD $0xfc408437 // ldr d23, [x1], #8
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f975040 // fmls v0.4s, v2.4s, v23.s[0]
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4fb75061 // fmls v1.4s, v3.4s, v23.s[1]
+	SUB $1, R4
+	CBNZ R4, loop25
+end25:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+40(FP)
+	RET
+
+// func dotGroups16NEON(u *byte, scale *float32, values *byte, scales *float32, groups int) float32
+TEXT ·dotGroups16NEON(SB), NOSPLIT, $0-44
+	MOVD u+0(FP), R0
+	MOVD scale+8(FP), R1
+	MOVD values+16(FP), R2
+	MOVD scales+24(FP), R3
+	MOVD groups+32(FP), R4
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f03e7fe // movi v30.16b, #127
+	WORD $0x4f04e43f // movi v31.16b, #129
+	CBZ R4, end26
+loop26:
+	WORD $0xacc14410 // ldp q16, q17, [x0], #32
+	WORD $0xacc14c52 // ldp q18, q19, [x2], #32
+	WORD $0x6e3e1e10 // eor v16.16b, v16.16b, v30.16b
+	WORD $0x6e3e1e31 // eor v17.16b, v17.16b, v30.16b
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x0e32c214 // smull v20.8h, v16.8b, v18.8b
+	WORD $0x4e32c215 // smull2 v21.8h, v16.16b, v18.16b
+	WORD $0x0e3283f4 // smlal v20.8h, v31.8b, v18.8b
+	WORD $0x4e3283f5 // smlal2 v21.8h, v31.16b, v18.16b
+	WORD $0x4e606a82 // sadalp v2.4s, v20.8h
+	WORD $0x4e606aa2 // sadalp v2.4s, v21.8h
+	WORD $0x0e33c234 // smull v20.8h, v17.8b, v19.8b
+	WORD $0x4e33c235 // smull2 v21.8h, v17.16b, v19.16b
+	WORD $0x0e3383f4 // smlal v20.8h, v31.8b, v19.8b
+	WORD $0x4e3383f5 // smlal2 v21.8h, v31.16b, v19.16b
+	WORD $0x4e606a83 // sadalp v3.4s, v20.8h
+	WORD $0x4e606aa3 // sadalp v3.4s, v21.8h
+	WORD $0xbc404476 // ldr s22, [x3], #4
+	WORD $0xfc408437 // ldr d23, [x1], #8
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f975040 // fmls v0.4s, v2.4s, v23.s[0]
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4fb75061 // fmls v1.4s, v3.4s, v23.s[1]
+	SUB $1, R4
+	CBNZ R4, loop26
+end26:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	FMOVS F0, ret+40(FP)
+	RET
+
+// func transpose4NEON(dst *byte, ds uintptr, src *byte, ss uintptr, n int)
+TEXT ·transpose4NEON(SB), NOSPLIT, $0-40
+	MOVD dst+0(FP), R0
+	MOVD ds+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD ss+24(FP), R3
+	MOVD n+32(FP), R4
+	ADD R3, R2, R5
+	ADD R3, R5, R6
+	ADD R3, R6, R7
+	CBZ R4, end27
+loop27:
+	WORD $0x3cc10440 // ldr q0, [x2], #16
+	WORD $0x3cc104a1 // ldr q1, [x5], #16
+	WORD $0x3cc104c2 // ldr q2, [x6], #16
+	WORD $0x3cc104e3 // ldr q3, [x7], #16
+	WORD $0x4e812804 // trn1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e816805 // trn2 v5.4s, v0.4s, v1.4s
+	WORD $0x4e832846 // trn1 v6.4s, v2.4s, v3.4s
+	WORD $0x4e836847 // trn2 v7.4s, v2.4s, v3.4s
+	WORD $0x4ec62880 // trn1 v0.2d, v4.2d, v6.2d
+	WORD $0x4ec728a1 // trn1 v1.2d, v5.2d, v7.2d
+	WORD $0x4ec66882 // trn2 v2.2d, v4.2d, v6.2d
+	WORD $0x4ec768a3 // trn2 v3.2d, v5.2d, v7.2d
+	WORD $0x3d800000 // str q0, [x0]
+	ADD R1, R0
+	WORD $0x3d800001 // str q1, [x0]
+	ADD R1, R0
+	WORD $0x3d800002 // str q2, [x0]
+	ADD R1, R0
+	WORD $0x3d800003 // str q3, [x0]
+	ADD R1, R0
+	SUB $1, R4
+	CBNZ R4, loop27
+end27:
+	RET
+
+// func quantizeRowNEON(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
+TEXT ·quantizeRowNEON(SB), NOSPLIT, $0-48
+	MOVD values+0(FP), R0
+	MOVD scales+8(FP), R1
+	MOVD sums+16(FP), R2
+	MOVD x+24(FP), R3
+	MOVD groups+32(FP), R4
+	MOVD flip+40(FP), R5
+	WORD $0x4e010cbf // dup v31.16b, w5
+	MOVD $0x42fe0000, R6 // 127
+	WORD $0x1e2700de // fmov s30, w6
+	CBZ R4, end28
+loop28:
+	WORD $0xacc10460 // ldp q0, q1, [x3], #32
+	WORD $0xacc10c62 // ldp q2, q3, [x3], #32
+	WORD $0xacc11464 // ldp q4, q5, [x3], #32
+	WORD $0xacc11c66 // ldp q6, q7, [x3], #32
+	WORD $0x4ea0f810 // fabs v16.4s, v0.4s
+	WORD $0x4ea0f831 // fabs v17.4s, v1.4s
+	WORD $0x4ea0f852 // fabs v18.4s, v2.4s
+	WORD $0x4ea0f873 // fabs v19.4s, v3.4s
+	WORD $0x4ea0f894 // fabs v20.4s, v4.4s
+	WORD $0x4ea0f8b5 // fabs v21.4s, v5.4s
+	WORD $0x4ea0f8d6 // fabs v22.4s, v6.4s
+	WORD $0x4ea0f8f7 // fabs v23.4s, v7.4s
+	WORD $0x4e34f610 // fmax v16.4s, v16.4s, v20.4s
+	WORD $0x4e35f631 // fmax v17.4s, v17.4s, v21.4s
+	WORD $0x4e36f652 // fmax v18.4s, v18.4s, v22.4s
+	WORD $0x4e37f673 // fmax v19.4s, v19.4s, v23.4s
+	WORD $0x4e32f610 // fmax v16.4s, v16.4s, v18.4s
+	WORD $0x4e33f631 // fmax v17.4s, v17.4s, v19.4s
+	WORD $0x4e31f610 // fmax v16.4s, v16.4s, v17.4s
+	WORD $0x6e30fa10 // fmaxv s16, v16.4s
+	WORD $0x1e3e1a11 // fdiv s17, s16, s30
+	WORD $0x1e301bd2 // fdiv s18, s30, s16
+	WORD $0x1e260247 // fmov w7, s18
+	WORD $0x1e260208 // fmov w8, s16
+	MOVD $0x7f800000, R9
+	CMPW R9, R8
+	BHS wild29
+	CMPW R9, R7
+	BLO scale29
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4f00e412 // movi v18.16b, #0
+	JMP scale29
+wild29:
+	WORD $0x4eb0d611 // fsub v17.4s, v16.4s, v16.4s
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x4f00e412 // movi v18.16b, #0
+scale29:
+	WORD $0xbc004431 // str s17, [x1], #4
+	WORD $0x4f929000 // fmul v0.4s, v0.4s, v18.s[0]
+	WORD $0x4e21a800 // fcvtns v0.4s, v0.4s
+	WORD $0x4f929021 // fmul v1.4s, v1.4s, v18.s[0]
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f929042 // fmul v2.4s, v2.4s, v18.s[0]
+	WORD $0x4e21a842 // fcvtns v2.4s, v2.4s
+	WORD $0x4f929063 // fmul v3.4s, v3.4s, v18.s[0]
+	WORD $0x4e21a863 // fcvtns v3.4s, v3.4s
+	WORD $0x4f929084 // fmul v4.4s, v4.4s, v18.s[0]
+	WORD $0x4e21a884 // fcvtns v4.4s, v4.4s
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0x4e21a8a5 // fcvtns v5.4s, v5.4s
+	WORD $0x4f9290c6 // fmul v6.4s, v6.4s, v18.s[0]
+	WORD $0x4e21a8c6 // fcvtns v6.4s, v6.4s
+	WORD $0x4f9290e7 // fmul v7.4s, v7.4s, v18.s[0]
+	WORD $0x4e21a8e7 // fcvtns v7.4s, v7.4s
+	WORD $0x4ea18410 // add v16.4s, v0.4s, v1.4s
+	WORD $0x4ea38454 // add v20.4s, v2.4s, v3.4s
+	WORD $0x4eb48610 // add v16.4s, v16.4s, v20.4s
+	WORD $0x4eb1ba10 // addv s16, v16.4s
+	WORD $0xbc004450 // str s16, [x2], #4
+	WORD $0x4ea58491 // add v17.4s, v4.4s, v5.4s
+	WORD $0x4ea784d5 // add v21.4s, v6.4s, v7.4s
+	WORD $0x4eb58631 // add v17.4s, v17.4s, v21.4s
+	WORD $0x4eb1ba31 // addv s17, v17.4s
+	WORD $0xbc004451 // str s17, [x2], #4
+	WORD $0x0e612800 // xtn v0.4h, v0.4s
+	WORD $0x4e612820 // xtn2 v0.8h, v1.4s
+	WORD $0x0e612842 // xtn v2.4h, v2.4s
+	WORD $0x4e612862 // xtn2 v2.8h, v3.4s
+	WORD $0x0e212800 // xtn v0.8b, v0.8h
+	WORD $0x4e212840 // xtn2 v0.16b, v2.8h
+	WORD $0x6e3f1c00 // eor v0.16b, v0.16b, v31.16b
+	WORD $0x3c810400 // str q0, [x0], #16
+	WORD $0x0e612884 // xtn v4.4h, v4.4s
+	WORD $0x4e6128a4 // xtn2 v4.8h, v5.4s
+	WORD $0x0e6128c6 // xtn v6.4h, v6.4s
+	WORD $0x4e6128e6 // xtn2 v6.8h, v7.4s
+	WORD $0x0e212884 // xtn v4.8b, v4.8h
+	WORD $0x4e2128c4 // xtn2 v4.16b, v6.8h
+	WORD $0x6e3f1c84 // eor v4.16b, v4.16b, v31.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	SUB $1, R4
+	CBNZ R4, loop28
+end28:
+	RET
+
+// func expandNEON(dst *float32, u *byte, scale, offset *float32, groups, group int, zero uint64)
+TEXT ·expandNEON(SB), NOSPLIT, $0-56
+	MOVD dst+0(FP), R0
+	MOVD u+8(FP), R1
+	MOVD scale+16(FP), R2
+	MOVD offset+24(FP), R3
+	MOVD groups+32(FP), R4
+	MOVD group+40(FP), R5
+	MOVD zero+48(FP), R6
+	WORD $0x4e020cdf // dup v31.8h, w6
+	LSR $4, R5
+	CBZ R4, end30
+loop30:
+	WORD $0xbc40445e // ldr s30, [x2], #4
+	MOVD R5, R7
+	CBZ R7, end31
+loop31:
+	WORD $0x3cc10424 // ldr q4, [x1], #16
+	WORD $0x2f08a485 // ushll v5.8h, v4.8b, #0
+	WORD $0x6f08a486 // ushll2 v6.8h, v4.16b, #0
+	WORD $0x6e7f84a5 // sub v5.8h, v5.8h, v31.8h
+	WORD $0x6e7f84c6 // sub v6.8h, v6.8h, v31.8h
+	WORD $0x0f10a4a0 // sshll v0.4s, v5.4h, #0
+	WORD $0x4f10a4a1 // sshll2 v1.4s, v5.8h, #0
+	WORD $0x0f10a4c2 // sshll v2.4s, v6.4h, #0
+	WORD $0x4f10a4c3 // sshll2 v3.4s, v6.8h, #0
+	WORD $0x4e21d800 // scvtf v0.4s, v0.4s
+	WORD $0x4f9e9000 // fmul v0.4s, v0.4s, v30.s[0]
+	WORD $0x4e21d821 // scvtf v1.4s, v1.4s
+	WORD $0x4f9e9021 // fmul v1.4s, v1.4s, v30.s[0]
+	WORD $0x4e21d842 // scvtf v2.4s, v2.4s
+	WORD $0x4f9e9042 // fmul v2.4s, v2.4s, v30.s[0]
+	WORD $0x4e21d863 // scvtf v3.4s, v3.4s
+	WORD $0x4f9e9063 // fmul v3.4s, v3.4s, v30.s[0]
+	CBZ R3, store32
+	WORD $0x4d40c87d // ld1r {v29.4s}, [x3]
+	WORD $0x4e3dd400 // fadd v0.4s, v0.4s, v29.4s
+	WORD $0x4e3dd421 // fadd v1.4s, v1.4s, v29.4s
+	WORD $0x4e3dd442 // fadd v2.4s, v2.4s, v29.4s
+	WORD $0x4e3dd463 // fadd v3.4s, v3.4s, v29.4s
+store32:
+	WORD $0xac810400 // stp q0, q1, [x0], #32
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	SUB $1, R7
+	CBNZ R7, loop31
+end31:
+	CBZ R3, next33
+	ADD $4, R3
+next33:
+	SUB $1, R4
+	CBNZ R4, loop30
+end30:
+	RET
+
+// func f16ToF32NEON(dst, src *byte, n int)
+TEXT ·f16ToF32NEON(SB), NOSPLIT, $0-24
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end34
+loop34:
+	WORD $0xacc12428 // ldp q8, q9, [x1], #32
+	WORD $0x0e217900 // fcvtl v0.4s, v8.4h
+	WORD $0x4e217901 // fcvtl2 v1.4s, v8.8h
+	WORD $0x0e217922 // fcvtl v2.4s, v9.4h
+	WORD $0x4e217923 // fcvtl2 v3.4s, v9.8h
+	WORD $0xac810400 // stp q0, q1, [x0], #32
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop34
+end34:
+	RET
+
+// func bf16ToF32NEON(dst, src *byte, n int)
+TEXT ·bf16ToF32NEON(SB), NOSPLIT, $0-24
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end35
+loop35:
+	WORD $0xacc12428 // ldp q8, q9, [x1], #32
+	WORD $0x2e613900 // shll v0.4s, v8.4h, #16
+	WORD $0x6e613901 // shll2 v1.4s, v8.8h, #16
+	WORD $0x2e613922 // shll v2.4s, v9.4h, #16
+	WORD $0x6e613923 // shll2 v3.4s, v9.8h, #16
+	WORD $0xac810400 // stp q0, q1, [x0], #32
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop35
+end35:
+	RET
+
+// func f32ToF16NEON(dst, src *byte, n int) bool
+TEXT ·f32ToF16NEON(SB), NOSPLIT, $0-25
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end36
+loop36:
+	WORD $0xacc10420 // ldp q0, q1, [x1], #32
+	WORD $0xacc10c22 // ldp q2, q3, [x1], #32
+	WORD $0x0e216808 // fcvtn v8.4h, v0.4s
+	WORD $0x4e216828 // fcvtn2 v8.8h, v1.4s
+	WORD $0x4e3f1d10 // and v16.16b, v8.16b, v31.16b
+	WORD $0x6e7f8e10 // cmeq v16.8h, v16.8h, v31.8h
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0e216849 // fcvtn v9.4h, v2.4s
+	WORD $0x4e216869 // fcvtn2 v9.8h, v3.4s
+	WORD $0x4e3f1d30 // and v16.16b, v9.16b, v31.16b
+	WORD $0x6e7f8e10 // cmeq v16.8h, v16.8h, v31.8h
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0xac812408 // stp q8, q9, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop36
+end36:
+	WORD $0x6eb0abde // umaxv s30, v30.4s
+	WORD $0x1e2603c3 // fmov w3, s30
+	CMPW $0, R3
+	CSET NE, R3
+	MOVB R3, ret+24(FP)
+	RET
+
+// func bf16ToF16NEON(dst, src *byte, n int) bool
+TEXT ·bf16ToF16NEON(SB), NOSPLIT, $0-25
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end37
+loop37:
+	WORD $0xacc12428 // ldp q8, q9, [x1], #32
+	WORD $0x2e613900 // shll v0.4s, v8.4h, #16
+	WORD $0x6e613901 // shll2 v1.4s, v8.8h, #16
+	WORD $0x2e613922 // shll v2.4s, v9.4h, #16
+	WORD $0x6e613923 // shll2 v3.4s, v9.8h, #16
+	WORD $0x0e216808 // fcvtn v8.4h, v0.4s
+	WORD $0x4e216828 // fcvtn2 v8.8h, v1.4s
+	WORD $0x4e3f1d10 // and v16.16b, v8.16b, v31.16b
+	WORD $0x6e7f8e10 // cmeq v16.8h, v16.8h, v31.8h
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0e216849 // fcvtn v9.4h, v2.4s
+	WORD $0x4e216869 // fcvtn2 v9.8h, v3.4s
+	WORD $0x4e3f1d30 // and v16.16b, v9.16b, v31.16b
+	WORD $0x6e7f8e10 // cmeq v16.8h, v16.8h, v31.8h
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0xac812408 // stp q8, q9, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop37
+end37:
+	WORD $0x6eb0abde // umaxv s30, v30.4s
+	WORD $0x1e2603c3 // fmov w3, s30
+	CMPW $0, R3
+	CSET NE, R3
+	MOVB R3, ret+24(FP)
+	RET
+
+// func f32ToBF16NEON(dst, src *byte, n int) bool
+TEXT ·f32ToBF16NEON(SB), NOSPLIT, $0-25
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end38
+loop38:
+	WORD $0xacc10420 // ldp q0, q1, [x1], #32
+	WORD $0xacc10c22 // ldp q2, q3, [x1], #32
+	WORD $0x4e3d1c10 // and v16.16b, v0.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300411 // ushr v17.4s, v0.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18400 // add v0.4s, v0.4s, v17.4s
+	WORD $0x4e3d1c10 // and v16.16b, v0.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x4e3d1c30 // and v16.16b, v1.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300431 // ushr v17.4s, v1.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18421 // add v1.4s, v1.4s, v17.4s
+	WORD $0x4e3d1c30 // and v16.16b, v1.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0f108408 // shrn v8.4h, v0.4s, #16
+	WORD $0x4f108428 // shrn2 v8.8h, v1.4s, #16
+	WORD $0x4e3d1c50 // and v16.16b, v2.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300451 // ushr v17.4s, v2.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18442 // add v2.4s, v2.4s, v17.4s
+	WORD $0x4e3d1c50 // and v16.16b, v2.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x4e3d1c70 // and v16.16b, v3.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300471 // ushr v17.4s, v3.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18463 // add v3.4s, v3.4s, v17.4s
+	WORD $0x4e3d1c70 // and v16.16b, v3.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0f108449 // shrn v9.4h, v2.4s, #16
+	WORD $0x4f108469 // shrn2 v9.8h, v3.4s, #16
+	WORD $0xac812408 // stp q8, q9, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop38
+end38:
+	WORD $0x6eb0abde // umaxv s30, v30.4s
+	WORD $0x1e2603c3 // fmov w3, s30
+	CMPW $0, R3
+	CSET NE, R3
+	MOVB R3, ret+24(FP)
+	RET
+
+// func f16ToBF16NEON(dst, src *byte, n int) bool
+TEXT ·f16ToBF16NEON(SB), NOSPLIT, $0-25
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R2
+	WORD $0x4f00e41e // movi v30.16b, #0
+	MOVD $0x7c007c00, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	MOVD $0x7f800000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVD $0x00007fff, R19
+	WORD $0x4e040e7c // dup v28.4s, w19
+	MOVD $0x00000001, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $4, R2
+	CBZ R2, end39
+loop39:
+	WORD $0xacc12428 // ldp q8, q9, [x1], #32
+	WORD $0x0e217900 // fcvtl v0.4s, v8.4h
+	WORD $0x4e217901 // fcvtl2 v1.4s, v8.8h
+	WORD $0x0e217922 // fcvtl v2.4s, v9.4h
+	WORD $0x4e217923 // fcvtl2 v3.4s, v9.8h
+	WORD $0x4e3d1c10 // and v16.16b, v0.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300411 // ushr v17.4s, v0.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18400 // add v0.4s, v0.4s, v17.4s
+	WORD $0x4e3d1c10 // and v16.16b, v0.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x4e3d1c30 // and v16.16b, v1.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300431 // ushr v17.4s, v1.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18421 // add v1.4s, v1.4s, v17.4s
+	WORD $0x4e3d1c30 // and v16.16b, v1.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0f108408 // shrn v8.4h, v0.4s, #16
+	WORD $0x4f108428 // shrn2 v8.8h, v1.4s, #16
+	WORD $0x4e3d1c50 // and v16.16b, v2.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300451 // ushr v17.4s, v2.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18442 // add v2.4s, v2.4s, v17.4s
+	WORD $0x4e3d1c50 // and v16.16b, v2.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x4e3d1c70 // and v16.16b, v3.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x6f300471 // ushr v17.4s, v3.4s, #16
+	WORD $0x4e3b1e31 // and v17.16b, v17.16b, v27.16b
+	WORD $0x4ebc8631 // add v17.4s, v17.4s, v28.4s
+	WORD $0x4eb18463 // add v3.4s, v3.4s, v17.4s
+	WORD $0x4e3d1c70 // and v16.16b, v3.16b, v29.16b
+	WORD $0x6ebd8e10 // cmeq v16.4s, v16.4s, v29.4s
+	WORD $0x4eb01fde // orr v30.16b, v30.16b, v16.16b
+	WORD $0x0f108449 // shrn v9.4h, v2.4s, #16
+	WORD $0x4f108469 // shrn2 v9.8h, v3.4s, #16
+	WORD $0xac812408 // stp q8, q9, [x0], #32
+	SUB $1, R2
+	CBNZ R2, loop39
+end39:
+	WORD $0x6eb0abde // umaxv s30, v30.4s
+	WORD $0x1e2603c3 // fmov w3, s30
+	CMPW $0, R3
+	CSET NE, R3
+	MOVB R3, ret+24(FP)
+	RET

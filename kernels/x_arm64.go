@@ -2,7 +2,11 @@
 
 package kernels
 
-import "github.com/smeltgguf/smelt/quant"
+import (
+	"unsafe"
+
+	"github.com/smeltgguf/smelt/quant"
+)
 
 // Which kernel runs where. Vectors are handled in multiples of their length,
 // the rest in plain Go.
@@ -46,29 +50,142 @@ func gemmF32(c, a []float32, rs, ks int, b []float32, depth, rows int) {
 }
 
 func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
-	gemmInt8Go(f, c, u, scale, offset, acts, groups)
+	if !hasNEON || groups == 0 || f.offset && f.shift != noZero {
+		gemmInt8Go(f, c, u, scale, offset, acts, groups)
+		return
+	}
+	per := groups * 32 / f.group
+	_, _, _ = c[tile*lanes-1], u[(tile-1)*strideI+groups*32-1], acts[groups*actGroup-1]
+	_, _ = scale[(tile-1)*groupsI+per-1], offset[(tile-1)*groupsI+per-1]
+	kernels := &gemmInt8g32
+	if f.group == 16 {
+		kernels = &gemmInt8g16
+	}
+	i, width := 0, 4
+	switch {
+	case f.offset:
+		i = 1
+	case f.shift == 7:
+		i = 2
+	}
+	if hasDotProd {
+		i, width = i+3, 8
+	}
+	for r := 0; r < tile; r += 4 {
+		for l := 0; l < lanes; l += width {
+			kernels[i](&c[r*lanes+l], &u[r*strideI], &scale[r*groupsI], &offset[r*groupsI], &acts[4*l], groups, uint64(f.shift))
+		}
+	}
 }
 
-func transpose16(dst []float32, ds int, src []float32, ss int) { transpose16Go(dst, ds, src, ss) }
+type gemmInt8Kernel = func(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)
 
-func interleave(dst, src []byte, stride int) { interleaveGo(dst, src, stride) }
+// The integer micro-kernels: for types with a zero below 128, with offsets, and
+// with zero 128; then the same with dot products.
+var (
+	gemmInt8g32 = [6]gemmInt8Kernel{gemmInt8g32NEON, gemmInt8g32oNEON, gemmInt8g32fNEON, gemmInt8g32DOT, gemmInt8g32oDOT, gemmInt8g32fDOT}
+	gemmInt8g16 = [6]gemmInt8Kernel{gemmInt8g16NEON, gemmInt8g16oNEON, gemmInt8g16fNEON, gemmInt8g16DOT, gemmInt8g16oDOT, gemmInt8g16fDOT}
+)
+
+func transpose16(dst []float32, ds int, src []float32, ss int) {
+	if !hasNEON {
+		transpose16Go(dst, ds, src, ss)
+		return
+	}
+	_, _ = dst[15*ds+15], src[15*ss+15]
+	for i := 0; i < 16; i += 4 {
+		transpose4NEON((*byte)(unsafe.Pointer(&dst[i])), uintptr(4*ds), (*byte)(unsafe.Pointer(&src[i*ss])), uintptr(4*ss), 4)
+	}
+}
+
+func interleave(dst, src []byte, stride int) {
+	if !hasNEON {
+		interleaveGo(dst, src, stride)
+		return
+	}
+	_, _ = dst[32*lanes-1], src[(lanes-1)*stride+31]
+	for t := 0; t < lanes; t += 4 {
+		transpose4NEON(&dst[4*t], 4*lanes, &src[t*stride], uintptr(stride), 2)
+	}
+}
 
 func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
-	quantizeRowGo(values, scales, sums, x, flip)
+	groups := 0
+	if hasNEON {
+		groups = len(x) / 32
+		if groups > 0 {
+			_, _, _ = values[groups*32-1], scales[groups-1], sums[2*groups-1]
+			quantizeRowNEON(&values[0], &scales[0], &sums[0], &x[0], groups, uint64(flip))
+		}
+	}
+	quantizeRowGo(values[groups*32:], scales[groups:], sums[2*groups:], x[groups*32:], flip)
 }
 
-func dotF32(x, y []float32) float32 { return dotF32Go(x, y) }
+func dotF32(x, y []float32) float32 {
+	n := whole(len(x))
+	if n == 0 {
+		return dotF32Go(x, y)
+	}
+	_ = y[len(x)-1]
+	s := dotF32NEON((*byte)(unsafe.Pointer(&x[0])), &y[0], n)
+	if n < len(x) {
+		s += dotF32Go(x[n:], y[n:])
+	}
+	return s
+}
 
-func dotF16(row []byte, x []float32) float32 { return dotF16Go(row, x) }
+func dotBytes(row []byte, x []float32) float32 {
+	return dotRows(dotF32NEON, dotBytesGo, 4, row, x)
+}
 
-func dotBF16(row []byte, x []float32) float32 { return dotBF16Go(row, x) }
+func dotF16(row []byte, x []float32) float32 { return dotRows(dotF16NEON, dotF16Go, 2, row, x) }
+
+func dotBF16(row []byte, x []float32) float32 { return dotRows(dotBF16NEON, dotBF16Go, 2, row, x) }
+
+// dotRows runs one of the kernels that multiply a row of floats of the given
+// size, as it stands in the file, with x.
+func dotRows(dot func(row *byte, x *float32, n int) float32, rest func(row []byte, x []float32) float32, size int, row []byte, x []float32) float32 {
+	n := whole(len(x))
+	if n == 0 {
+		return rest(row, x)
+	}
+	_ = row[size*len(x)-1]
+	s := dot(&row[0], &x[0], n)
+	if n < len(x) {
+		s += rest(row[size*n:], x[n:])
+	}
+	return s
+}
 
 func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
-	return dotGroupsGo(group, u, scale, values, scales, groups)
+	if groups == 0 || !hasNEON {
+		return dotGroupsGo(group, u, scale, values, scales, groups)
+	}
+	_, _, _, _ = u[groups*32-1], scale[groups*32/group-1], values[groups*32-1], scales[groups-1]
+	switch {
+	case hasDotProd && group == 32:
+		return dotGroups32DOT(&u[0], &scale[0], &values[0], &scales[0], groups)
+	case hasDotProd:
+		return dotGroups16DOT(&u[0], &scale[0], &values[0], &scales[0], groups)
+	case group == 32:
+		return dotGroups32NEON(&u[0], &scale[0], &values[0], &scales[0], groups)
+	default:
+		return dotGroups16NEON(&u[0], &scale[0], &values[0], &scales[0], groups)
+	}
 }
 
 func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
-	expandGo(f, dst, u, scale, offset)
+	groups := len(dst) / f.group
+	if groups == 0 || !hasNEON {
+		expandGo(f, dst, u, scale, offset)
+		return
+	}
+	_, _ = u[groups*f.group-1], scale[groups-1]
+	var off *float32
+	if f.offset {
+		off = &offset[:groups][0]
+	}
+	expandNEON(&dst[0], &u[0], &scale[0], off, groups, f.group, uint64(f.zero()))
 }
 
 func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
@@ -89,9 +206,49 @@ func softcap(x []float32, limit float32) { softcapGo(x, limit) }
 
 func scaleAdd(dst, x []float32, s float32) { scaleAddGo(dst, x, s) }
 
-func toHalf(dst []uint16, x []float32) { toHalfGo(dst, x) }
+func toHalf(dst []uint16, x []float32) {
+	n := whole(len(x)) &^ 15
+	if n > 0 {
+		f32ToF16NEON((*byte)(unsafe.Pointer(&dst[0])), (*byte)(unsafe.Pointer(&x[0])), n)
+	}
+	toHalfGo(dst[n:], x[n:])
+}
 
-func fromHalf(dst []float32, x []uint16) { fromHalfGo(dst, x) }
+func fromHalf(dst []float32, x []uint16) {
+	n := whole(len(x)) &^ 15
+	if n > 0 {
+		f16ToF32NEON((*byte)(unsafe.Pointer(&dst[0])), (*byte)(unsafe.Pointer(&x[0])), n)
+	}
+	fromHalfGo(dst[n:], x[n:])
+}
+
+// convertSIMD converts as many of the n elements as come in whole registers
+// and returns their number. bad tells that some of them are not finite.
+func convertSIMD(c conversion, dst, src *byte, n int) (done int, bad bool) {
+	n &^= 15
+	if !hasNEON || n == 0 {
+		return 0, false
+	}
+	switch c {
+	case f16ToF32:
+		f16ToF32NEON(dst, src, n)
+	case bf16ToF32:
+		bf16ToF32NEON(dst, src, n)
+	case f32ToF16:
+		bad = f32ToF16NEON(dst, src, n)
+	case f32ToBF16:
+		bad = f32ToBF16NEON(dst, src, n)
+	case bf16ToF16:
+		bad = bf16ToF16NEON(dst, src, n)
+	case f16ToBF16:
+		bad = f16ToBF16NEON(dst, src, n)
+	}
+	return n, bad
+}
+
+func encodeSIMD(quant.Type, []byte, []float32, []float32) bool { return false }
+
+func maxAbsSIMD([]float32) (float32, bool) { return 0, false }
 
 func softmaxLanes(s []float32, sink, sums *[lanes]float32) { softmaxLanesGo(s, sink, sums) }
 
@@ -106,5 +263,3 @@ func readAll([]byte) {}
 func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
 	return false
 }
-
-func dotBytes(row []byte, x []float32) float32 { return dotBytesGo(row, x) }

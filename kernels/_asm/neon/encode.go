@@ -207,15 +207,15 @@ var encodings = map[string]encoding{
 
 // numbers are those that name a register, an element or an amount, not those
 // of an arrangement or an instruction.
-var numbers = regexp.MustCompile(`\b([vqdshxw])(\d+)|#(-?\d+)|\[(\d+)\]`)
+var numbers = regexp.MustCompile(`\b([vqdshxw])(\d+)|#(-?(?:0x)?[0-9a-f]+)|\[(\d+)\]`)
 
 // encode returns the word of an instruction in Arm's syntax.
 func encode(text string) (uint32, error) {
 	var found []int
 	form := numbers.ReplaceAllStringFunc(text, func(s string) string {
-		digits := strings.Trim(s, "vqdshxw#[]")
-		n, _ := strconv.Atoi(digits)
-		found = append(found, n)
+		digits := strings.TrimLeft(strings.TrimRight(s, "]"), "vqdshxw#[")
+		n, _ := strconv.ParseInt(digits, 0, 64)
+		found = append(found, int(n))
 		return strings.Replace(s, digits, "", 1)
 	})
 	e, ok := encodings[form]

@@ -40,6 +40,9 @@ func main() {
 	code.WriteString(notice + "#include \"textflag.h\"\n")
 	stubs.WriteString(notice + "package kernels\n")
 	gemm()
+	int8s()
+	dotProducts()
+	layout()
 	for name, b := range map[string]*bytes.Buffer{*out: &code, *stub: &stubs} {
 		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
 			log.Fatal(err)
@@ -132,6 +135,8 @@ func bits32(reg int, x uint32) {
 	g("MOVD $0x%08x, R19", x)
 	v("dup v%d.4s, w19", reg)
 }
+
+func labelN(name string, n int) { label(fmt.Sprintf("%s%d", name, n)) }
 
 func label(name string) { code.WriteString(name + ":\n") }
 
