@@ -52,14 +52,19 @@ type Progress struct {
 // Result is what a run found. For a base model and for a run without one the
 // comparison's fields are zero.
 type Result struct {
-	Ctx      int       `json:"ctx"`
-	Chunks   int       `json:"chunks"`
-	Tokens   int       `json:"tokens"` // that each model was run on
-	Scored   int       `json:"scored"` // positions that count
-	Complete bool      `json:"complete"`
-	Decided  bool      `json:"decided,omitempty"` // Options.Stop ended the run
-	Base     *Figures  `json:"base,omitempty"`
-	Models   []Figures `json:"models"`
+	Ctx      int  `json:"ctx"`
+	Chunks   int  `json:"chunks"`
+	Tokens   int  `json:"tokens"` // that each model was run on
+	Scored   int  `json:"scored"` // positions that count
+	Complete bool `json:"complete"`
+	Decided  bool `json:"decided,omitempty"` // Options.Stop ended the run
+	// SegmentStarts divides what was scored into stretches of the text: the
+	// position, in tokens, where each begins. KLDEdges are the bounds between the
+	// bins of the models' KLDHistogram, in nats. Both are only in Run's result.
+	SegmentStarts []int     `json:"segment_starts,omitempty"`
+	KLDEdges      []float64 `json:"kld_edges,omitempty"`
+	Base          *Figures  `json:"base,omitempty"`
+	Models        []Figures `json:"models"`
 }
 
 // Figures are one model's. Compared ones are against the base; differences of
@@ -70,6 +75,8 @@ type Figures struct {
 	// PPLSE is PPL's standard error, as are the other fields so named.
 	PPLSE   float64 `json:"ppl_se"`
 	MeanNLL float64 `json:"mean_nll"` // nats per token; PPL = exp of it
+	// SegmentPPL is the perplexity of each of Result.SegmentStarts.
+	SegmentPPL []float64 `json:"segment_ppl,omitempty"`
 
 	*Comparison // nil for the base and where there is none
 }
@@ -93,6 +100,9 @@ type Comparison struct {
 	KLD999    float64 `json:"kld_99_9"`
 	MaxKLD    float64 `json:"max_kld"`
 	MinKLD    float64 `json:"min_kld"`
+	// KLDHistogram counts positions by KL divergence: below the first of
+	// Result.KLDEdges, from each edge to the next, from the last on.
+	KLDHistogram []int `json:"kld_histogram,omitempty"`
 
 	MeanDP   float64 `json:"mean_dp"` // change in the right token's probability
 	MeanDPSE float64 `json:"mean_dp_se"`
@@ -152,6 +162,7 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 		if err := r.chunk(ctx, tokens[s:s+opt.Ctx]); err != nil {
 			return r.result(true), err
 		}
+		r.segments.add(s, r.chunkNLL)
 		if opt.Progress != nil {
 			opt.Progress(Progress{
 				Chunks: r.chunks, TotalChunks: r.total,
@@ -211,6 +222,9 @@ type run struct {
 	logits [][]float32 // per model (batch, vocab)
 	total  int
 	chunks int
+
+	segments segments
+	chunkNLL []mean // of the last chunk, per model
 }
 
 // accumulator holds what has been seen of one model.
@@ -246,6 +260,7 @@ func (r *run) chunk(ctx context.Context, chunk []int32) error {
 	// Positions first..Ctx-2 predict a token that is known; with a stride
 	// below half the context each position counts once.
 	first := max(r.opt.Ctx/2, r.opt.Ctx-1-r.opt.Stride)
+	r.chunkNLL = make([]mean, len(r.models))
 	rows := make([][]rowFigures, len(r.models))
 	for i := range rows {
 		rows[i] = make([]rowFigures, r.batch)
@@ -261,6 +276,7 @@ func (r *run) chunk(ctx context.Context, chunk []int32) error {
 		for k := range n {
 			for i := range r.models {
 				r.acc[i].add(rows[i][k], rows[0][k].nll, r.base && i > 0)
+				r.chunkNLL[i].add(rows[i][k].nll)
 			}
 			for i := range r.models {
 				if v := rows[i][k].nll; math.IsNaN(v) || math.IsInf(v, 0) {
@@ -337,13 +353,22 @@ func (a *accumulator) add(f rowFigures, baseNLL float64, compared bool) {
 	a.top5.add(f.top5)
 }
 
-// result sums up what has been seen so far; quantiles, which need a sort, only
-// on request.
+// result sums up what has been seen so far; quantiles, which need a sort, and
+// distributions only on request.
 func (r *run) result(quantiles bool) *Result {
 	res := &Result{Ctx: r.opt.Ctx, Chunks: r.chunks, Tokens: r.chunks * r.opt.Ctx, Scored: r.acc[0].nll.x.n, Complete: r.chunks == r.total}
+	if quantiles {
+		res.SegmentStarts = r.segments.starts()
+		if r.base && len(r.models) > 1 {
+			res.KLDEdges = kldEdges()
+		}
+	}
 	for i := range r.acc {
 		f := r.acc[i].figures()
 		f.Path = r.models[i].Path
+		if quantiles {
+			f.SegmentPPL = r.segments.ppl(i)
+		}
 		if r.base && i == 0 {
 			res.Base = &f
 			continue
@@ -391,6 +416,7 @@ func (a *accumulator) comparison(quantiles bool) *Comparison {
 		return c
 	}
 	kls, dps := sorted(a.kls), sorted(a.dps)
+	c.KLDHistogram = histogram(kls, kldEdges())
 	for _, q := range []struct {
 		to     *float64
 		sorted []float64

@@ -24,6 +24,18 @@ func (m *mean) add(x float64) {
 	m.s2 += d * d
 }
 
+// join adds what another mean has seen.
+func (m *mean) join(o *mean) {
+	if m.n == 0 {
+		*m = *o
+		return
+	}
+	d := o.shift - m.shift
+	m.n += o.n
+	m.s1 += o.s1 + float64(o.n)*d
+	m.s2 += o.s2 + 2*d*o.s1 + float64(o.n)*d*d
+}
+
 func (m *mean) value() float64 {
 	if m.n == 0 {
 		return math.NaN()
