@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -18,6 +19,8 @@ type Pool struct {
 	pending atomic.Int64 // workers that have not finished this run
 	epoch   atomic.Uint64
 	closed  atomic.Bool
+
+	fault atomic.Pointer[runtime.Error] // a memory fault of one of the workers
 
 	asleep  []atomic.Bool // per worker: blocked on wake
 	wake    []chan struct{}
@@ -74,6 +77,11 @@ func (p *Pool) Close() {
 // worker is the number of the goroutine, 0..Threads()-1, for scratch memory.
 // Run does not allocate if work does not: pass a stored func rather than a
 // fresh closure. It must not be called from work.
+//
+// Work may read mapped files. Where a file no longer backs the memory, the
+// fault is a panic of Run's, whichever goroutine met it, so that the caller can
+// recover (debug.SetPanicOnFault for its own share). Any other panic of work is
+// a mistake in the program and ends it.
 func (p *Pool) Run(items int, work func(worker, item int)) {
 	if p == nil || p.threads == 1 || items <= 1 {
 		for i := range items {
@@ -87,6 +95,14 @@ func (p *Pool) Run(items int, work func(worker, item int)) {
 	p.next.Store(0)
 	p.start()
 	p.loop(0)
+	p.wait()
+	if f := p.fault.Swap(nil); f != nil {
+		panic(*f)
+	}
+}
+
+// wait returns when the other workers are done.
+func (p *Pool) wait() {
 	for range spins {
 		if p.pending.Load() == 0 {
 			return
@@ -120,6 +136,22 @@ func (p *Pool) start() {
 }
 
 func (p *Pool) loop(w int) {
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		fault, ok := r.(interface {
+			runtime.Error
+			Addr() uintptr
+		})
+		if !ok {
+			panic(r)
+		}
+		err := runtime.Error(fault)
+		p.fault.CompareAndSwap(nil, &err)
+		p.next.Store(p.items) // nothing more to do
+	}()
 	for {
 		i := p.next.Add(1) - 1
 		if i >= p.items {
@@ -130,6 +162,7 @@ func (p *Pool) loop(w int) {
 }
 
 func (p *Pool) worker(w int) {
+	debug.SetPanicOnFault(true) // see Run
 	for seen := uint64(0); ; seen++ {
 		p.await(w, seen)
 		if p.closed.Load() {

@@ -37,6 +37,7 @@ alone, and reading memory.`,
 	f.IntVarP(&o.generate, "generate", "n", 32, "tokens to generate; 0: none")
 	f.IntVarP(&o.runs, "runs", "r", 3, "runs; medians are printed")
 	f.StringSliceVar(&o.compute, "compute", []string{"exact", "int8"}, "arithmetic: exact, int8 or both")
+	f.StringVar(&o.cache, "cache", "f32", "keys and values are kept as: f32 or f16 (half the memory)")
 	f.IntVar(&o.threads, "threads", 0, "goroutines that compute (default: all cores)")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	return cmd
@@ -46,6 +47,7 @@ type benchOptions struct {
 	model                           string
 	prompt, generate, runs, threads int
 	compute                         []string
+	cache                           string
 	json                            bool
 }
 
@@ -82,6 +84,10 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) error {
 	if o.runs < 1 || o.prompt < 0 || o.generate < 0 || o.prompt+o.generate == 0 {
 		return usagef("-r must be at least 1, -p and -n not negative and not both 0")
 	}
+	half, err := parseCache(o.cache)
+	if err != nil {
+		return err
+	}
 	m, err := model.Open(o.model)
 	if err != nil {
 		return err
@@ -96,7 +102,7 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		d := decoder.New(m.Weights, decoder.Options{Context: max(o.prompt, o.generate, 1), Compute: c, Pool: pool})
+		d := decoder.New(m.Weights, decoder.Options{Context: max(o.prompt, o.generate, 1), Compute: c, HalfCache: half, Pool: pool})
 		peak := r.PeakFMA
 		if c == kernels.Int8 {
 			peak = r.PeakInt8
@@ -147,7 +153,7 @@ func (o *benchOptions) time(ctx context.Context, d *decoder.Decoder, tokens, bat
 			if err := d.Append(ctx, ids[i:i+batch]); err != nil {
 				return 0, err
 			}
-			if err := d.Logits(logits, d.Pos()-1, 1); err != nil {
+			if err := d.Logits(logits, d.Pos(0)-1, 1); err != nil {
 				return 0, err
 			}
 		}

@@ -36,21 +36,26 @@ func newGenerate() *cobra.Command {
 	f.IntVar(&o.topK, "top-k", 0, "keep that many most probable tokens (default: all)")
 	f.Uint64Var(&o.seed, "seed", 0, "seed of the random numbers")
 	f.StringVar(&o.compute, "compute", "exact", "arithmetic: exact or int8")
+	f.StringVar(&o.cache, "cache", "f32", "keys and values are kept as: f32 or f16 (half the memory)")
 	f.IntVar(&o.threads, "threads", 0, "goroutines that compute (default: all cores)")
 	f.BoolVar(&o.quiet, "quiet", false, "no figures about speed")
 	return cmd
 }
 
 type generateOptions struct {
-	model, prompt, compute string
-	n, ctx, topK, threads  int
-	temp, topP             float64
-	seed                   uint64
-	quiet                  bool
+	model, prompt, compute, cache string
+	n, ctx, topK, threads         int
+	temp, topP                    float64
+	seed                          uint64
+	quiet                         bool
 }
 
 func (o *generateOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	compute, err := parseCompute(o.compute)
+	if err != nil {
+		return err
+	}
+	half, err := parseCache(o.cache)
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,7 @@ func (o *generateOptions) run(ctx context.Context, stdout, stderr io.Writer) err
 	}
 	pool := kernels.NewPool(o.threads)
 	defer pool.Close()
-	d := decoder.New(m.Weights, decoder.Options{Context: o.ctx, Compute: compute, Pool: pool})
+	d := decoder.New(m.Weights, decoder.Options{Context: o.ctx, Compute: compute, HalfCache: half, Pool: pool})
 	s := decoder.NewSampler(o.seed)
 	s.Temperature, s.TopP, s.TopK = o.temp, o.topP, o.topK
 
@@ -86,7 +91,7 @@ func (o *generateOptions) run(ctx context.Context, stdout, stderr io.Writer) err
 	logits := make([]float32, d.Vocab())
 	start, n := time.Now(), 0
 	for range min(o.n, o.ctx-len(tokens)) {
-		if err := d.Logits(logits, d.Pos()-1, 1); err != nil {
+		if err := d.Logits(logits, d.Pos(0)-1, 1); err != nil {
 			return err
 		}
 		id := s.Next(logits)

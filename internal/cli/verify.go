@@ -48,6 +48,7 @@ GGUF files or checkpoint directories.`,
 	f.IntVar(&o.eval.Chunks, "chunks", 0, "chunks to run (default: all)")
 	f.Uint64Var(&o.eval.Seed, "seed", 0, "take a random sample of --chunks chunks in place of the first")
 	f.StringVar(&o.compute, "compute", "exact", "arithmetic: exact (float32) or int8 (8-bit activations, faster)")
+	f.StringVar(&o.cache, "cache", "f32", "keys and values are kept as: f32 or f16 (half the memory)")
 	f.IntVar(&o.threads, "threads", 0, "goroutines that compute (default: all cores)")
 	f.Float64Var(&o.maxPPLRatio, "max-ppl-ratio", 0, "gate: largest perplexity ratio to the base")
 	f.Float64Var(&o.maxKLD, "max-kld", 0, "gate: largest mean KL divergence from the base, in nats")
@@ -65,7 +66,7 @@ GGUF files or checkpoint directories.`,
 
 type verifyOptions struct {
 	models, texts, gates            []string
-	base, field, compute            string
+	base, field, compute, cache     string
 	eval                            eval.Options
 	threads                         int
 	maxPPLRatio, maxKLD, minSameTop float64
@@ -83,6 +84,10 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		return usagef("--model and --text are needed")
 	}
 	compute, err := parseCompute(o.compute)
+	if err != nil {
+		return err
+	}
+	half, err := parseCache(o.cache)
 	if err != nil {
 		return err
 	}
@@ -114,7 +119,7 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 			return err
 		}
 		opened = append(opened, m)
-		named = append(named, eval.Named{Path: p, Model: decoder.New(m.Weights, decoder.Options{Context: o.eval.Ctx, Compute: compute, Pool: pool})})
+		named = append(named, eval.Named{Path: p, Model: decoder.New(m.Weights, decoder.Options{Context: o.eval.Ctx, Sequences: sideBySide(o.eval.Ctx), Compute: compute, HalfCache: half, Pool: pool})})
 		r.Files = append(r.Files, report.File{Path: p, Architecture: m.Weights.Desc().Arch, Ftype: m.Ftype, Bytes: m.Bytes, BitsPerWeight: m.BitsPerWeight})
 	}
 	tokens, err := tokenizeForAll(opened, text.Data)
@@ -275,3 +280,15 @@ func parseCompute(s string) (kernels.Compute, error) {
 	}
 	return 0, usagef("--compute %q: want exact or int8", s)
 }
+
+// parseCache tells whether keys and values are kept in half precision.
+func parseCache(s string) (half bool, err error) {
+	if s != "f32" && s != "f16" {
+		return false, usagef("--cache %q: want f32 or f16", s)
+	}
+	return s == "f16", nil
+}
+
+// sideBySide is how many chunks of ctx tokens go through the layers together:
+// as many as make the products' matrices large.
+func sideBySide(ctx int) int { return max(1, decoder.MaxBatch/ctx) }

@@ -14,43 +14,50 @@ import (
 	"math"
 	"slices"
 
+	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/kernels"
 	"github.com/smeltgguf/smelt/quant"
 )
 
-// maxBatch is how many tokens go through the layers together: enough that
+// MaxBatch is how many tokens go through the layers together: enough that
 // unpacking a weight is paid once for many products, little enough that the
 // activations stay small.
-const maxBatch = 512
+const MaxBatch = 512
 
 // Options say how a model is run.
 type Options struct {
-	Context int             // most tokens of a sequence
-	Compute kernels.Compute // arithmetic of the matrix products
-	Pool    *kernels.Pool   // the cores to use; nil: one
+	Context   int             // most tokens of a sequence
+	Sequences int             // most sequences side by side; 0: one
+	HalfCache bool            // keep keys and values in half precision
+	Compute   kernels.Compute // arithmetic of the matrix products
+	Pool      *kernels.Pool   // the cores to use; nil: one
 	// Observe, if not nil, is shown the input of every matrix product: n rows
 	// of x go through matrix number expert of the tensor. x is not to be kept.
 	Observe func(tensor string, expert int, x []float32, n int)
 }
 
-// Decoder runs one sequence at a time. It is not safe for concurrent use.
+// Decoder runs sequences, several side by side if it was made for them:
+// position p of sequence s has slot s*Context+p. It is not safe for concurrent
+// use.
 type Decoder struct {
 	desc *arch.Decoder
 	w    *weights
 	opt  Options
 	ws   kernels.Workspace
 
-	pos    int         // tokens in the cache
-	keys   [][]float32 // per layer (context, kvHeads*headDim)
-	values [][]float32 // per layer (context, kvHeads*headDim); with latent attention the keys
-	hidden []float32   // (context, embd): normed output of the last layer
+	pos    []int           // per sequence: tokens in the cache
+	keys   []kernels.Cache // per layer (slots, kvHeads*headDim)
+	values []kernels.Cache // per layer (slots, kvHeads*headDim); with latent attention the keys
+	hidden []float32       // (slots, embd): normed output of the last layer
 
 	// Activations of a batch of n tokens.
+	spans []span    // the sequences that they belong to
 	x     []float32 // (n, embd) residual stream
 	xb    []float32 // (n, embd) normed input of a block
 	out   []float32 // (n, embd) a block's output
 	q     []float32 // (n, heads*headDim)
+	k, v  []float32 // (n, kvHeads*headDim)
 	att   []float32 // (n, heads*headDim)
 	gate  []float32 // (n, ffn)
 	up    []float32 // (n, ffn)
@@ -74,15 +81,20 @@ type latentState struct {
 // New returns a decoder of the model.
 func New(m *Model, opt Options) *Decoder {
 	d := m.desc
-	n := min(opt.Context, maxBatch)
+	opt.Sequences = max(opt.Sequences, 1)
+	slots := opt.Sequences * opt.Context
+	n := min(slots, MaxBatch)
 	kv := d.KVHeads * d.HeadDim
 	dec := &Decoder{
 		desc: d, w: &m.weights, opt: opt,
-		hidden: make([]float32, opt.Context*d.Embd),
+		pos:    make([]int, opt.Sequences),
+		hidden: make([]float32, slots*d.Embd),
 		x:      make([]float32, n*d.Embd),
 		xb:     make([]float32, n*d.Embd),
 		out:    make([]float32, n*d.Embd),
 		q:      make([]float32, n*d.Heads*d.HeadDim),
+		k:      make([]float32, n*kv),
+		v:      make([]float32, n*kv),
 		att:    make([]float32, n*d.Heads*d.HeadDim),
 		gate:   make([]float32, n*max(d.FFN, d.ExpertFFN, d.SharedFFN)),
 		up:     make([]float32, n*max(d.FFN, d.ExpertFFN, d.SharedFFN)),
@@ -94,9 +106,9 @@ func New(m *Model, opt Options) *Decoder {
 		dec.sum = make([]float32, n*d.Embd)
 	}
 	for range d.Layers {
-		dec.keys = append(dec.keys, make([]float32, opt.Context*kv))
+		dec.keys = append(dec.keys, newCache(slots*kv, opt.HalfCache))
 		if d.MLA == nil {
-			dec.values = append(dec.values, make([]float32, opt.Context*kv))
+			dec.values = append(dec.values, newCache(slots*kv, opt.HalfCache))
 		}
 	}
 	if l := d.MLA; l != nil {
@@ -125,6 +137,13 @@ func New(m *Model, opt Options) *Decoder {
 	return dec
 }
 
+func newCache(n int, half bool) kernels.Cache {
+	if half {
+		return kernels.Cache{F16: make([]uint16, n)}
+	}
+	return kernels.Cache{F32: make([]float32, n)}
+}
+
 // slopes are ALiBi's (arXiv:2108.12409): from the head of 2^(-most/heads) on a
 // geometric sequence; heads beyond a power of two take every second of the one
 // for twice as many. Without a largest exponent there are none.
@@ -147,60 +166,140 @@ func slopes(most float32, heads int) []float32 {
 	return out
 }
 
+// Sequences returns how many sequences can be run side by side.
+func (d *Decoder) Sequences() int { return len(d.pos) }
+
 // Vocab returns the number of logits per position.
 func (d *Decoder) Vocab() int { return d.desc.Vocab }
 
-// Pos returns the number of tokens that the context holds.
-func (d *Decoder) Pos() int { return d.pos }
+// Pos returns the number of tokens of a sequence.
+func (d *Decoder) Pos(seq int) int { return d.pos[seq] }
 
-// Reset empties the context.
-func (d *Decoder) Reset() { d.pos = 0 }
+// Reset empties all sequences.
+func (d *Decoder) Reset() { clear(d.pos) }
 
-// Forward runs tokens from an empty context; Logits then gives their logits.
-func (d *Decoder) Forward(ctx context.Context, tokens []int32) error {
+// Forward runs tokens, those of one or several sequences, from empty ones;
+// Logits then gives their logits.
+func (d *Decoder) Forward(ctx context.Context, seqs ...[]int32) error {
 	d.Reset()
-	return d.Append(ctx, tokens)
+	return d.Append(ctx, seqs...)
 }
 
-// Append runs tokens after those that the context holds.
-func (d *Decoder) Append(ctx context.Context, tokens []int32) error {
-	if d.pos+len(tokens) > d.opt.Context {
-		return fmt.Errorf("%d tokens after %d exceed the context of %d", len(tokens), d.pos, d.opt.Context)
+// Fork gives the other sequences the first n tokens of sequence 0 in place of
+// what they hold.
+func (d *Decoder) Fork(n int) error {
+	if n < 0 || n > d.pos[0] {
+		return fmt.Errorf("%d tokens of a sequence that has %d", n, d.pos[0])
 	}
-	if most := d.w.positions.Rows; most > 0 && d.pos+len(tokens) > most {
-		return fmt.Errorf("%d tokens after %d: the model has embeddings of %d positions", len(tokens), d.pos, most)
+	for s := 1; s < len(d.pos); s++ {
+		for l := range d.keys {
+			d.fork(&d.keys[l], s, n)
+			if d.desc.MLA == nil {
+				d.fork(&d.values[l], s, n)
+			}
+		}
+		copy(d.hidden[s*d.opt.Context*d.desc.Embd:], d.hidden[:n*d.desc.Embd])
+		d.pos[s] = n
 	}
-	for len(tokens) > 0 {
-		n := min(len(tokens), maxBatch)
-		for _, t := range tokens[:n] {
+	return nil
+}
+
+func (d *Decoder) fork(c *kernels.Cache, seq, n int) {
+	kv := d.desc.KVHeads * d.desc.HeadDim
+	if c.F32 != nil {
+		copy(c.F32[seq*d.opt.Context*kv:], c.F32[:n*kv])
+	} else {
+		copy(c.F16[seq*d.opt.Context*kv:], c.F16[:n*kv])
+	}
+}
+
+// span is a run of tokens of a batch that belong to one sequence.
+type span struct {
+	seq   int
+	first int // its first token in the batch
+	n     int
+	pos   int // of the first token in the sequence
+}
+
+// Append runs tokens after those that the sequences hold: seqs[s] continues
+// sequence s. A file of weights that is cut short meanwhile is an error.
+func (d *Decoder) Append(ctx context.Context, seqs ...[]int32) error {
+	if len(seqs) > len(d.pos) {
+		return fmt.Errorf("%d sequences at once: the decoder was made for %d", len(seqs), len(d.pos))
+	}
+	for s, tokens := range seqs {
+		if d.pos[s]+len(tokens) > d.opt.Context {
+			return fmt.Errorf("%d tokens after %d exceed the context of %d", len(tokens), d.pos[s], d.opt.Context)
+		}
+		if most := d.w.positions.Rows; most > 0 && d.pos[s]+len(tokens) > most {
+			return fmt.Errorf("%d tokens after %d: the model has embeddings of %d positions", len(tokens), d.pos[s], most)
+		}
+		for _, t := range tokens {
 			if t < 0 || int(t) >= d.desc.Vocab {
 				return fmt.Errorf("token %d: the vocabulary has %d", t, d.desc.Vocab)
 			}
 		}
-		if err := d.batch(ctx, tokens[:n]); err != nil {
-			return err
-		}
-		tokens = tokens[n:]
 	}
-	return nil
+	return gguf.Guard(func() error {
+		var batch []int32
+		d.spans = d.spans[:0]
+		for s, tokens := range seqs {
+			for len(tokens) > 0 {
+				n := min(len(tokens), MaxBatch-len(batch))
+				d.spans = append(d.spans, span{seq: s, first: len(batch), n: n, pos: d.pos[s]})
+				batch, tokens = append(batch, tokens[:n]...), tokens[n:]
+				if len(batch) == MaxBatch {
+					if err := d.batch(ctx, batch); err != nil {
+						return err
+					}
+					batch, d.spans = batch[:0], d.spans[:0]
+				}
+			}
+		}
+		if len(batch) == 0 {
+			return nil
+		}
+		return d.batch(ctx, batch)
+	})
 }
 
-// Logits writes the logits of n positions from position first on: dst is
-// (n, vocab).
+// Logits writes the logits of n slots of one sequence from slot first on: dst
+// is (n, vocab).
 func (d *Decoder) Logits(dst []float32, first, n int) error {
-	if first < 0 || n < 0 || first+n > d.pos {
-		return fmt.Errorf("positions %d to %d: the context holds %d", first, first+n, d.pos)
+	if seq := first / d.opt.Context; first < 0 || n < 0 || seq >= len(d.pos) || first%d.opt.Context+n > d.pos[seq] {
+		return fmt.Errorf("slots %d to %d: the %d sequences of %d hold %v tokens", first, first+n, len(d.pos), d.opt.Context, d.pos)
 	}
 	e := d.desc.Embd
-	d.mul(d.hidden[first*e:(first+n)*e], n, to{&d.w.output, dst})
-	scale(dst[:n*d.desc.Vocab], d.desc.LogitScale)
-	if c := d.desc.LogitSoftcap; c != 0 {
-		kernels.Softcap(dst[:n*d.desc.Vocab], c)
-	}
-	return nil
+	return gguf.Guard(func() error {
+		d.mul(d.hidden[first*e:(first+n)*e], n, to{&d.w.output, dst})
+		d.share(n, d.desc.Vocab, func(from, to int) {
+			part := dst[from*d.desc.Vocab : to*d.desc.Vocab]
+			scale(part, d.desc.LogitScale)
+			if c := d.desc.LogitSoftcap; c != 0 {
+				kernels.Softcap(part, c)
+			}
+		})
+		return nil
+	})
 }
 
-// batch runs n tokens through all layers and appends them to the context.
+// piece is how many elements are worth another core's attention.
+const piece = 1 << 14
+
+// share divides work on n rows of the given width between the cores: f does
+// rows from to to-1.
+func (d *Decoder) share(n, width int, f func(from, to int)) {
+	rows := max(1, piece/width)
+	items := (n + rows - 1) / rows
+	if items <= 1 {
+		f(0, n)
+		return
+	}
+	d.opt.Pool.Run(items, func(_, i int) { f(i*rows, min((i+1)*rows, n)) })
+}
+
+// batch runs n tokens, those of d.spans, through all layers and appends them to
+// their sequences.
 func (d *Decoder) batch(ctx context.Context, tokens []int32) error {
 	a, n := d.desc, len(tokens)
 	x := d.x[:n*a.Embd]
@@ -209,9 +308,11 @@ func (d *Decoder) batch(ctx context.Context, tokens []int32) error {
 	}
 	scale(x, a.EmbdScale)
 	if d.w.positions.Rows > 0 {
-		for i := range n {
-			row(d.out[:a.Embd], &d.w.positions, d.pos+i)
-			kernels.Add(x[i*a.Embd:], d.out[:a.Embd])
+		for _, s := range d.spans {
+			for i := range s.n {
+				row(d.out[:a.Embd], &d.w.positions, s.pos+i)
+				kernels.Add(x[(s.first+i)*a.Embd:], d.out[:a.Embd])
+			}
 		}
 	}
 	for l := range d.w.layers {
@@ -241,8 +342,11 @@ func (d *Decoder) batch(ctx context.Context, tokens []int32) error {
 		d.norm(out, out, &w.ffnPost)
 		d.residual(x, out)
 	}
-	d.norm(d.hidden[d.pos*a.Embd:(d.pos+n)*a.Embd], x, &d.w.outputNorm)
-	d.pos += n
+	for _, s := range d.spans {
+		at := (s.seq*d.opt.Context + s.pos) * a.Embd
+		d.norm(d.hidden[at:at+s.n*a.Embd], x[s.first*a.Embd:(s.first+s.n)*a.Embd], &d.w.outputNorm)
+		d.pos[s.seq] += s.n
+	}
 	return nil
 }
 
@@ -257,9 +361,7 @@ func row(dst []float32, w *kernels.Matrix, i int) {
 func (d *Decoder) attention(out, xb []float32, l, n int) {
 	a, w := d.desc, &d.w.layers[l]
 	kvDim := a.KVHeads * a.HeadDim
-	q := d.q[:n*a.Heads*a.HeadDim]
-	k := d.keys[l][d.pos*kvDim : (d.pos+n)*kvDim]
-	v := d.values[l][d.pos*kvDim : (d.pos+n)*kvDim]
+	q, k, v := d.q[:n*a.Heads*a.HeadDim], d.k[:n*kvDim], d.v[:n*kvDim]
 	rope, window := &d.rope[0], 0
 	if !a.Global(l) {
 		rope, window = &d.rope[1], a.Window
@@ -271,8 +373,8 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 		d.norm(q, q, &w.qNorm)
 		d.norm(k, k, &w.kNorm)
 		if a.NoRopeStep == 0 || l%a.NoRopeStep != a.NoRopeStep-1 {
-			rope.apply(q, a.HeadDim, a.Heads, 0, d.pos)
-			rope.apply(k, a.HeadDim, a.KVHeads, 0, d.pos)
+			d.rotate(rope, q, a.HeadDim, a.Heads, 0)
+			d.rotate(rope, k, a.HeadDim, a.KVHeads, 0)
 		}
 	}
 
@@ -284,13 +386,46 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 	if shape.Scale == 0 {
 		shape.Scale = float32(1 / math.Sqrt(float64(a.HeadDim)))
 	}
-	kernels.Attention(d.opt.Pool, &d.ws, shape, att, q, kernels.Cache{F32: d.keys[l]}, kernels.Cache{F32: d.values[l]}, n, d.pos)
+	width := a.Heads * a.HeadDim
+	for _, s := range d.spans {
+		from, to := s.first*kvDim, (s.first+s.n)*kvDim
+		keys := d.store(&d.keys[l], k[from:to], s)
+		values := keys
+		if a.MLA == nil {
+			values = d.store(&d.values[l], v[from:to], s)
+		}
+		kernels.Attention(d.opt.Pool, &d.ws, shape, att[s.first*width:], q[s.first*width:], keys, values, s.n, s.pos)
+	}
 	if m := a.MLA; m != nil {
 		// (n, heads, kvRank) of att -> (n, heads, valueDim)
 		d.perHead(d.mla.att, m.ValueDim, att, a.HeadDim, w.mla.value, n)
 		att = d.mla.att[:n*a.Heads*m.ValueDim]
 	}
 	d.mul(att, n, to{&w.wo, out})
+}
+
+// store appends x (n, kvHeads*headDim), a span's keys or values, to a cache, and
+// returns the span's sequence of it.
+func (d *Decoder) store(c *kernels.Cache, x []float32, s span) kernels.Cache {
+	width := len(x) / s.n
+	from, to := s.seq*d.opt.Context*width, (s.seq+1)*d.opt.Context*width
+	if c.F32 != nil {
+		copy(c.F32[from+s.pos*width:], x)
+		return kernels.Cache{F32: c.F32[from:to]}
+	}
+	kernels.ToHalf(c.F16[from+s.pos*width:][:len(x)], x)
+	return kernels.Cache{F16: c.F16[from:to]}
+}
+
+// rotate turns dim elements of each head of x (n, heads, headDim), those from
+// skip on, by their tokens' positions.
+func (d *Decoder) rotate(t *ropeTable, x []float32, headDim, heads, skip int) {
+	row := heads * headDim
+	for _, s := range d.spans {
+		d.share(s.n, row, func(from, to int) {
+			t.apply(x[(s.first+from)*row:(s.first+to)*row], headDim, heads, skip, s.pos+from)
+		})
+	}
 }
 
 // latent computes latent attention's queries and what it keeps of n tokens: k
@@ -312,8 +447,8 @@ func (d *Decoder) latent(q, k, xb []float32, w *layer, rope *ropeTable, n int) {
 		c := k[i*a.HeadDim:][:m.KVRank]
 		d.norm(c, c, &w.mla.norm)
 	}
-	rope.apply(k, a.HeadDim, 1, m.KVRank, d.pos)
-	rope.apply(full, m.KeyDim, a.Heads, nope, d.pos)
+	d.rotate(rope, k, a.HeadDim, 1, m.KVRank)
+	d.rotate(rope, full, m.KeyDim, a.Heads, nope)
 	// (n, heads, nope) of full -> (n, heads, kvRank) of q
 	d.perHead(q, a.HeadDim, full, m.KeyDim, w.mla.key, n)
 	for i := range n * a.Heads {
@@ -458,11 +593,11 @@ func (d *Decoder) dense(out, x []float32, f *feedForward, n int) {
 	up := d.up[:n*width]
 	if f.gate.none() {
 		d.mul(x, n, to{&f.up, up})
-		activate(up, a.Activation)
+		d.share(n, width, func(from, to int) { activate(up[from*width:to*width], a.Activation) })
 	} else {
 		gate := d.gate[:n*width]
 		d.mul(x, n, to{&f.gate, gate}, to{&f.up, up})
-		activateGate(gate, up, a.Activation)
+		d.share(n, width, func(from, to int) { activateGate(gate[from*width:to*width], up[from*width:to*width], a.Activation) })
 		up = gate
 	}
 	d.mul(up, n, to{&f.down, out})
@@ -494,9 +629,12 @@ func (d *Decoder) mul(x []float32, n int, tos ...to) {
 		if t.l.bias == nil {
 			continue
 		}
-		for i := range n {
-			kernels.Add(t.out[i*len(t.l.bias):(i+1)*len(t.l.bias)], t.l.bias)
-		}
+		width := len(t.l.bias)
+		d.share(n, width, func(from, to int) {
+			for i := from; i < to; i++ {
+				kernels.Add(t.out[i*width:(i+1)*width], t.l.bias)
+			}
+		})
 	}
 }
 
@@ -511,22 +649,30 @@ func (d *Decoder) norm(out, x []float32, w *norm) {
 	if len(weight) != w.width {
 		weight = nil
 	}
-	if d.desc.Norm == arch.LayerNorm {
-		kernels.LayerNorm(out, x, weight, w.b, w.width, d.desc.NormEps)
-	} else {
-		kernels.RMSNorm(out, x, weight, w.width, d.desc.NormEps)
-	}
-	if weight == nil {
-		for i := range x {
-			out[i] *= w.w[i%len(w.w)]
+	row := len(w.w) // what the weights are for
+	d.share(len(x)/row, row, func(from, to int) {
+		out, x := out[from*row:to*row], x[from*row:to*row]
+		if d.desc.Norm == arch.LayerNorm {
+			kernels.LayerNorm(out, x, weight, w.b, w.width, d.desc.NormEps)
+		} else {
+			kernels.RMSNorm(out, x, weight, w.width, d.desc.NormEps)
 		}
-	}
+		if weight == nil {
+			for i := range x {
+				out[i] *= w.w[i%row]
+			}
+		}
+	})
 }
 
 // residual adds what a block computed to the residual stream.
 func (d *Decoder) residual(x, out []float32) {
-	scale(out[:len(x)], d.desc.ResidualScale)
-	kernels.Add(x, out[:len(x)])
+	row := d.desc.Embd
+	d.share(len(x)/row, row, func(from, to int) {
+		x, out := x[from*row:to*row], out[from*row:to*row]
+		scale(out, d.desc.ResidualScale)
+		kernels.Add(x, out)
+	})
 }
 
 // scale multiplies by f; 0 stands for 1.

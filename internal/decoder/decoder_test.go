@@ -19,6 +19,10 @@ import (
 // maxError is how far float32 logits may be from the same sums in float64.
 const maxError = 2e-5
 
+// maxErrorHalf is how far they may move when keys and values are rounded to 11
+// bits.
+const maxErrorHalf = 2e-2
+
 // memory is a Source of random float32 tensors.
 type memory map[string]Tensor
 
@@ -426,6 +430,94 @@ func TestAgainstFloat64(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSequences checks that sequences side by side, and those that continue a
+// common beginning, give what each gives alone; and what a cache in half
+// precision costs.
+func TestSequences(t *testing.T) {
+	pool := kernels.NewPool(2)
+	defer pool.Close()
+	for name, v := range variants() {
+		for _, half := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/half=%t", name, half), func(t *testing.T) {
+				m, err := Load(&v.d, build(&v.d, v.with))
+				if err != nil {
+					t.Fatal(err)
+				}
+				const context = 24
+				budget := maxError
+				if half {
+					budget = maxErrorHalf // sums in another order round to other halves
+				}
+				opt := Options{Context: context, Sequences: 3, HalfCache: half, Pool: pool}
+				logits := func(d *Decoder, seq, n int) []float32 {
+					got := make([]float32, n*v.d.Vocab)
+					if err := d.Logits(got, seq*context, n); err != nil {
+						t.Fatal(err)
+					}
+					return got
+				}
+				ids := tokens(60, v.d.Vocab)
+				seqs := [][]int32{ids[:24], ids[24:31], ids[31:52]}
+				one, many := New(m, Options{Context: context, HalfCache: half, Pool: pool}), New(m, opt)
+				if err := many.Forward(t.Context(), seqs...); err != nil {
+					t.Fatal(err)
+				}
+				for s, ids := range seqs {
+					if err := one.Forward(t.Context(), ids); err != nil {
+						t.Fatal(err)
+					}
+					near(t, fmt.Sprintf("sequence %d", s), logits(many, s, len(ids)), logits(one, 0, len(ids)), budget)
+				}
+				// A beginning of 5 tokens, continued in three ways.
+				if err := many.Forward(t.Context(), ids[:9]); err != nil {
+					t.Fatal(err)
+				}
+				if err := many.Fork(5); err != nil {
+					t.Fatal(err)
+				}
+				if err := many.Append(t.Context(), nil, ids[10:13], ids[20:31]); err != nil {
+					t.Fatal(err)
+				}
+				if err := one.Forward(t.Context(), slices.Concat(ids[:5], ids[20:31])); err != nil {
+					t.Fatal(err)
+				}
+				near(t, "continued", logits(many, 2, 16), logits(one, 0, 16), budget)
+				if many.Pos(0) != 9 || many.Pos(1) != 8 || many.Pos(2) != 16 {
+					t.Errorf("sequences of %d, %d and %d tokens", many.Pos(0), many.Pos(1), many.Pos(2))
+				}
+				if half {
+					full := New(m, Options{Context: context})
+					if err := full.Forward(t.Context(), seqs[0]); err != nil {
+						t.Fatal(err)
+					}
+					if err := one.Forward(t.Context(), seqs[0]); err != nil {
+						t.Fatal(err)
+					}
+					near(t, "half precision", logits(one, 0, 24), logits(full, 0, 24), maxErrorHalf)
+				}
+				if err := many.Append(t.Context(), nil, nil, nil, ids[:1]); err == nil {
+					t.Error("ran a fourth sequence of three")
+				}
+				if err := many.Fork(10); err == nil {
+					t.Error("continued 10 tokens of 9")
+				}
+			})
+		}
+	}
+}
+
+// near compares logits.
+func near(t *testing.T, what string, got, want []float32, budget float64) {
+	t.Helper()
+	worst := 0.0
+	for i := range want {
+		worst = max(worst, math.Abs(float64(got[i])-float64(want[i])))
+	}
+	if !(worst <= budget) {
+		t.Errorf("%s: logits are off by %g, budget %g", what, worst, budget)
 	}
 }
 

@@ -20,10 +20,13 @@ import (
 type Model interface {
 	// Vocab is the number of logits per position.
 	Vocab() int
-	// Forward runs tokens from an empty context and keeps what Logits needs.
-	Forward(ctx context.Context, tokens []int32) error
+	// Sequences is how many chunks Forward takes.
+	Sequences() int
+	// Forward runs chunks of Options.Ctx tokens, each from an empty context, side
+	// by side, and keeps what Logits needs.
+	Forward(ctx context.Context, chunks ...[]int32) error
 	// Logits writes the logits of n positions from position first of the last
-	// Forward on: dst is (n, Vocab()).
+	// Forward on, that of position p of chunk c being c*Ctx+p: dst is (n, Vocab()).
 	Logits(dst []float32, first, n int) error
 }
 
@@ -158,8 +161,17 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 	for i := range r.logits {
 		r.logits[i] = make([]float32, r.batch*vocab)
 	}
-	for _, s := range starts {
-		if err := r.chunk(ctx, tokens[s:s+opt.Ctx]); err != nil {
+	side := len(starts)
+	for _, m := range all {
+		side = min(side, m.Model.Sequences())
+	}
+	for i, s := range starts {
+		if i%side == 0 {
+			if err := r.forward(ctx, tokens, starts[i:min(i+side, len(starts))]); err != nil {
+				return r.result(true), err
+			}
+		}
+		if err := r.score(tokens[s:s+opt.Ctx], i%side); err != nil {
 			return r.result(true), err
 		}
 		r.segments.add(s, r.chunkNLL)
@@ -245,18 +257,27 @@ type rowFigures struct {
 	nll, kl, dp, same, top5 float64
 }
 
-// chunk runs every model on one chunk and scores its second half.
-func (r *run) chunk(ctx context.Context, chunk []int32) error {
-	input := chunk
-	if r.opt.BOS >= 0 {
-		input = slices.Clone(chunk)
-		input[0] = r.opt.BOS
+// forward runs every model on the chunks that begin at starts.
+func (r *run) forward(ctx context.Context, tokens []int32, starts []int) error {
+	chunks := make([][]int32, len(starts))
+	for i, s := range starts {
+		chunks[i] = tokens[s : s+r.opt.Ctx]
+		if r.opt.BOS >= 0 {
+			chunks[i] = slices.Clone(chunks[i])
+			chunks[i][0] = r.opt.BOS
+		}
 	}
 	for _, m := range r.models {
-		if err := m.Model.Forward(ctx, input); err != nil {
+		if err := m.Model.Forward(ctx, chunks...); err != nil {
 			return fmt.Errorf("%s: %w", m.Path, err)
 		}
 	}
+	return nil
+}
+
+// score scores the second half of one chunk, number at of those that forward
+// ran.
+func (r *run) score(chunk []int32, at int) error {
 	// Positions first..Ctx-2 predict a token that is known; with a stride
 	// below half the context each position counts once.
 	first := max(r.opt.Ctx/2, r.opt.Ctx-1-r.opt.Stride)
@@ -268,11 +289,11 @@ func (r *run) chunk(ctx context.Context, chunk []int32) error {
 	for p := first; p < r.opt.Ctx-1; p += r.batch {
 		n := min(r.batch, r.opt.Ctx-1-p)
 		for i, m := range r.models {
-			if err := m.Model.Logits(r.logits[i][:n*r.vocab], p, n); err != nil {
+			if err := m.Model.Logits(r.logits[i][:n*r.vocab], at*r.opt.Ctx+p, n); err != nil {
 				return fmt.Errorf("%s: %w", m.Path, err)
 			}
 		}
-		r.score(rows, chunk[p+1:p+1+n])
+		r.scoreRows(rows, chunk[p+1:p+1+n])
 		for k := range n {
 			for i := range r.models {
 				r.acc[i].add(rows[i][k], rows[0][k].nll, r.base && i > 0)
@@ -289,9 +310,9 @@ func (r *run) chunk(ctx context.Context, chunk []int32) error {
 	return nil
 }
 
-// score fills rows from the logits held for len(targets) positions, positions
+// scoreRows fills rows from the logits held for len(targets) positions, positions
 // side by side on all cores.
-func (r *run) score(rows [][]rowFigures, targets []int32) {
+func (r *run) scoreRows(rows [][]rowFigures, targets []int32) {
 	var wg sync.WaitGroup
 	workers := min(runtime.GOMAXPROCS(0), len(targets))
 	for w := range workers {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -15,21 +17,30 @@ type tableModel struct {
 	vocab  int
 	seed   uint64
 	noise  float64
+	side   int // chunks at once; 0: one
+	ctx    int // of the last chunks
 	tokens []int32
 	seen   [][]int32
 }
 
 func (m *tableModel) Vocab() int { return m.vocab }
 
-func (m *tableModel) Forward(_ context.Context, tokens []int32) error {
-	m.tokens = slices.Clone(tokens)
-	m.seen = append(m.seen, m.tokens)
+func (m *tableModel) Sequences() int { return max(1, m.side) }
+
+func (m *tableModel) Forward(_ context.Context, chunks ...[]int32) error {
+	if len(chunks) > m.Sequences() {
+		return fmt.Errorf("%d chunks, not %d", len(chunks), m.Sequences())
+	}
+	m.tokens, m.ctx = slices.Concat(chunks...), len(chunks[0])
+	for _, c := range chunks {
+		m.seen = append(m.seen, slices.Clone(c))
+	}
 	return nil
 }
 
 func (m *tableModel) row(pos int) []float32 {
-	base := rand.New(rand.NewPCG(7, uint64(pos)<<32|uint64(m.tokens[pos])))
-	noise := rand.New(rand.NewPCG(m.seed, uint64(pos)))
+	base := rand.New(rand.NewPCG(7, uint64(pos%m.ctx)<<32|uint64(m.tokens[pos])))
+	noise := rand.New(rand.NewPCG(m.seed, uint64(pos%m.ctx)))
 	x := make([]float32, m.vocab)
 	for i := range x {
 		x[i] = float32(2*base.NormFloat64() + m.noise*noise.NormFloat64())
@@ -162,6 +173,33 @@ func TestStride(t *testing.T) {
 	}
 }
 
+// TestSideBySide checks that chunks run together give what they give alone,
+// whatever remains for the last run.
+func TestSideBySide(t *testing.T) {
+	run := func(side int) *Result {
+		base, m := &tableModel{vocab: 20, side: side}, &tableModel{vocab: 20, seed: 1, noise: 0.3, side: side + 1}
+		res, err := Run(context.Background(), &Named{"base", base}, []Named{{"m", m}}, text(16*7, 20), Options{Ctx: 16, BOS: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(m.seen) != 7 {
+			t.Errorf("%d side by side: ran %d chunks", side, len(m.seen))
+		}
+		for i, c := range m.seen {
+			if len(c) != 16 || c[0] != 1 {
+				t.Errorf("%d side by side: chunk %d is %v", side, i, c)
+			}
+		}
+		return res
+	}
+	want := run(1)
+	for _, side := range []int{2, 3, 7, 9} {
+		if got := run(side); !reflect.DeepEqual(got, want) {
+			t.Errorf("%d side by side: %+v, want %+v", side, got, want)
+		}
+	}
+}
+
 func TestSample(t *testing.T) {
 	a, err := chunkStarts(1000, &Options{Ctx: 10, Chunks: 5, Seed: 3})
 	if err != nil {
@@ -216,11 +254,11 @@ func TestRunNotFinite(t *testing.T) {
 
 type cancelled struct{ tableModel }
 
-func (m *cancelled) Forward(ctx context.Context, tokens []int32) error {
+func (m *cancelled) Forward(ctx context.Context, chunks ...[]int32) error {
 	if len(m.seen) == 2 {
 		return context.Canceled
 	}
-	return m.tableModel.Forward(ctx, tokens)
+	return m.tableModel.Forward(ctx, chunks...)
 }
 
 func TestRunInterrupted(t *testing.T) {

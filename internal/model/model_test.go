@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -155,6 +156,33 @@ func TestOpenErrors(t *testing.T) {
 	} {
 		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", path, err, want)
+		}
+	}
+}
+
+// TestFileCutShort cuts the mapped file of a model that is running: the pass
+// ends with an error, whichever core was reading.
+func TestFileCutShort(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a mapped file cannot be cut short on Windows")
+	}
+	path := convertTo(t, models+"tiny/hf", "f16")
+	m := open(t, path)
+	pool := kernels.NewPool(3)
+	defer pool.Close()
+	ids := m.Tokenize(heldout(t, 400))[:32]
+	for _, n := range []int{1, 32} {
+		d := decoder.New(m.Weights, decoder.Options{Context: n, Pool: pool})
+		if n == 1 {
+			if err := d.Forward(t.Context(), ids[:n]); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, 1<<16); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Forward(t.Context(), ids[:n]); err == nil || !strings.Contains(err.Error(), "changed") {
+			t.Errorf("%d tokens: error %v; want one that says that the file changed", n, err)
 		}
 	}
 }
