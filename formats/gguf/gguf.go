@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 
 	"github.com/smeltgguf/smelt/formats"
@@ -188,7 +187,7 @@ func (f *File) Close() error {
 			continue
 		}
 		if p.mapped != nil {
-			errs = append(errs, unmapFile(p.mapped))
+			errs = append(errs, formats.UnmapFile(p.mapped))
 		}
 		errs = append(errs, p.file.Close())
 	}
@@ -205,7 +204,7 @@ func (f *File) Changed() error {
 		}
 		fi, err := p.file.Stat()
 		if err == nil && (fi.Size() != p.size || !fi.ModTime().Equal(p.modTime)) {
-			err = errChanged
+			err = formats.ErrChanged
 		}
 		if err != nil {
 			return pathError(p.name, err)
@@ -213,8 +212,6 @@ func (f *File) Changed() error {
 	}
 	return nil
 }
-
-var errChanged = errors.New("input changed while reading")
 
 // Rows returns a reader of the tensor's rows, safe for concurrent use.
 func (f *File) Rows(t *Tensor) *Rows { return &Rows{t} }
@@ -248,7 +245,7 @@ func (t *Tensor) readAt(p []byte, off uint64) error {
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
-		err = errChanged
+		err = formats.ErrChanged
 	} else {
 		err = fmt.Errorf("read error at %d: %w", at+int64(n), cause(err))
 	}
@@ -289,7 +286,7 @@ func (f *File) Map() error {
 			p.mapped = b
 			continue
 		}
-		b, err := mapFile(p.file, p.size)
+		b, err := formats.MapFile(p.file, p.size)
 		if err != nil {
 			return fmt.Errorf("%s: cannot map the file: %w", p.name, err)
 		}
@@ -299,27 +296,10 @@ func (f *File) Map() error {
 }
 
 // Bytes returns a tensor's data as it stands in the mapped file. Reading it
-// may fault if the file is cut short meanwhile: see Guard.
+// may fault if the file is cut short meanwhile: see formats.Guard.
 func (f *File) Bytes(t *Tensor) []byte {
 	start := uint64(t.part.dataOffset) + t.Offset
 	return t.part.mapped[start : start+t.Size() : start+t.Size()]
-}
-
-// Guard runs fn on the calling goroutine; where fn reads mapped memory that the
-// file no longer backs, Guard returns an error in place of a crash.
-func Guard(fn func() error) (err error) {
-	old := debug.SetPanicOnFault(true)
-	defer debug.SetPanicOnFault(old)
-	defer func() {
-		if r := recover(); r != nil {
-			fault, ok := r.(interface{ Addr() uintptr })
-			if !ok {
-				panic(r)
-			}
-			err = fmt.Errorf("%w (memory fault at %#x)", errChanged, fault.Addr())
-		}
-	}()
-	return fn()
 }
 
 func pathError(path string, err error) error { return fmt.Errorf("%s: %w", path, cause(err)) }

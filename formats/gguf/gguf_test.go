@@ -139,7 +139,7 @@ func TestBytes(t *testing.T) {
 	if err := os.Truncate(path, 100); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Changed(); !errors.Is(err, errChanged) {
+	if err := f.Changed(); !errors.Is(err, formats.ErrChanged) {
 		t.Errorf("a file cut short: %v", err)
 	}
 	if err := f.Rows(f.Tensors[0]).ReadRows(make([]byte, 20), 0, 1); err == nil || !strings.Contains(err.Error(), "input changed while reading") {
@@ -204,11 +204,11 @@ func TestGuard(t *testing.T) {
 	}
 	b := f.Bytes(f.Tensors[0])
 	var last byte
-	err = Guard(func() error { last = b[len(b)-1]; return nil })
-	if !errors.Is(err, errChanged) {
-		t.Errorf("read %d, error %v; want %v", last, err, errChanged)
+	err = formats.Guard(func() error { last = b[len(b)-1]; return nil })
+	if !errors.Is(err, formats.ErrChanged) {
+		t.Errorf("read %d, error %v; want %v", last, err, formats.ErrChanged)
 	}
-	if err := Guard(func() error { return io.EOF }); !errors.Is(err, io.EOF) {
+	if err := formats.Guard(func() error { return io.EOF }); !errors.Is(err, io.EOF) {
 		t.Errorf("an error of the function itself came out as %v", err)
 	}
 }

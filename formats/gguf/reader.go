@@ -82,7 +82,7 @@ func (d *decoder) next(n int, where string) ([]byte, error) {
 	}
 	b, err := d.r.Peek(n)
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %w", d.name, errChanged)
+		return nil, fmt.Errorf("%s: %w", d.name, formats.ErrChanged)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: read error at %d, in %s: %w", d.name, d.pos, where, cause(err))

@@ -189,6 +189,14 @@ func (r *reshaped) ReadRows(dst []byte, first, n int) error {
 	return nil
 }
 
+// Map implements stream.Mapper.
+func (r *reshaped) Map() ([]byte, error) {
+	if m, ok := r.Rows.(stream.Mapper); ok {
+		return m.Map()
+	}
+	return nil, nil
+}
+
 // concat is several matrices of one row length, one below the other.
 type concat struct {
 	parts []stream.Rows

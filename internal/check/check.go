@@ -150,7 +150,7 @@ func (c *checker) model(text string) error {
 	}
 	src := source{c.f, map[string]bool{}}
 	var errs []error
-	if err := gguf.Guard(func() error { errs = decoder.Check(desc, src); return nil }); err != nil {
+	if err := formats.Guard(func() error { errs = decoder.Check(desc, src); return nil }); err != nil {
 		return err
 	}
 	for i, err := range errs {

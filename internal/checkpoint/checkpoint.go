@@ -229,7 +229,7 @@ func (c *Checkpoint) Verify() error {
 func (c *Checkpoint) Close() error {
 	var errs []error
 	for _, p := range c.parts {
-		errs = append(errs, p.in.f.Close())
+		errs = append(errs, p.in.close())
 	}
 	c.parts = nil
 	return errors.Join(errs...)

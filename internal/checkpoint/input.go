@@ -8,17 +8,23 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/smeltgguf/smelt/formats"
 )
 
 // input is an open file of weights. Its bytes are read with pread, so that a
-// file that is cut short meanwhile gives an error and not a signal.
+// file that is cut short meanwhile gives an error and not a signal; only what
+// is used again and again, for a forward pass, is mapped.
 type input struct {
 	f    *os.File
 	name string      // for messages
 	info fs.FileInfo // when it was opened
+
+	mapOnce sync.Once
+	mapped  []byte
+	mapErr  error
 }
 
 // openInput opens the regular file at path.
@@ -27,7 +33,7 @@ func openInput(path string) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &input{f, path, info}, nil
+	return &input{f: f, name: path, info: info}, nil
 }
 
 // openRegular opens path if it is a regular file. A pipe is never opened: that
@@ -64,6 +70,25 @@ func pathError(path string, err error) error {
 		return fmt.Errorf("%s: %w", path, pe.Err)
 	}
 	return err
+}
+
+// mapFile maps the file into memory.
+func (in *input) mapFile() ([]byte, error) {
+	in.mapOnce.Do(func() {
+		if in.mapped, in.mapErr = formats.MapFile(in.f, in.info.Size()); in.mapErr != nil {
+			in.mapErr = fmt.Errorf("%s: cannot map the file: %w", in.name, in.mapErr)
+		}
+	})
+	return in.mapped, in.mapErr
+}
+
+// close closes the file; what was mapped is gone.
+func (in *input) close() error {
+	var err error
+	if in.mapped != nil {
+		err = formats.UnmapFile(in.mapped)
+	}
+	return errors.Join(err, in.f.Close())
 }
 
 // ReadAt fills p from offset off on.

@@ -77,6 +77,19 @@ func (f *flat) ReadRows(dst []byte, first, n int) error {
 	return err
 }
 
+// Map implements stream.Mapper.
+func (f *flat) Map() ([]byte, error) {
+	in, ok := f.src.(*input)
+	if !ok {
+		return nil, nil // a record of an archive
+	}
+	b, err := in.mapFile()
+	if err != nil {
+		return nil, err
+	}
+	return b[f.off:][:f.count*f.typ.RowSize(f.len)], nil
+}
+
 // stacked is matrices of equal row length one below the other.
 type stacked struct {
 	matrix

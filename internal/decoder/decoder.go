@@ -14,7 +14,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/smeltgguf/smelt/formats/gguf"
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/kernels"
 	"github.com/smeltgguf/smelt/quant"
@@ -240,7 +240,7 @@ func (d *Decoder) Append(ctx context.Context, seqs ...[]int32) error {
 			}
 		}
 	}
-	return gguf.Guard(func() error {
+	return formats.Guard(func() error {
 		var batch []int32
 		d.spans = d.spans[:0]
 		for s, tokens := range seqs {
@@ -270,7 +270,7 @@ func (d *Decoder) Logits(dst []float32, first, n int) error {
 		return fmt.Errorf("slots %d to %d: the %d sequences of %d hold %v tokens", first, first+n, len(d.pos), d.opt.Context, d.pos)
 	}
 	e := d.desc.Embd
-	return gguf.Guard(func() error {
+	return formats.Guard(func() error {
 		d.mul(d.hidden[first*e:(first+n)*e], n, to{&d.w.output, dst})
 		d.share(n, d.desc.Vocab, func(from, to int) {
 			part := dst[from*d.desc.Vocab : to*d.desc.Vocab]

@@ -14,6 +14,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/checkpoint"
 	"github.com/smeltgguf/smelt/internal/decoder"
 	"github.com/smeltgguf/smelt/internal/recipe"
+	"github.com/smeltgguf/smelt/internal/stream"
 	"github.com/smeltgguf/smelt/internal/tokenizer"
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -236,7 +237,8 @@ func checkpointTokenizer(path string, ck *checkpoint.Checkpoint, m *arch.Model) 
 // tensors gives a checkpoint's tensors to the decoder by their GGUF names.
 type tensors map[string]*arch.Tensor
 
-// Tensor reads the whole tensor, in the checkpoint's own layout.
+// Tensor maps the tensor, or reads it whole where it does not stand in a file as
+// the decoder needs it. It is in the checkpoint's own layout.
 func (s tensors) Tensor(name string) (decoder.Tensor, bool, error) {
 	t, ok := s[name]
 	if !ok {
@@ -245,6 +247,15 @@ func (s tensors) Tensor(name string) (decoder.Tensor, bool, error) {
 	dims := make([]uint64, len(t.Shape))
 	for i, d := range t.Shape {
 		dims[len(dims)-1-i] = uint64(d)
+	}
+	if m, ok := t.Rows.(stream.Mapper); ok {
+		b, err := m.Map()
+		if err != nil {
+			return decoder.Tensor{}, false, err
+		}
+		if b != nil {
+			return decoder.Tensor{Type: t.Type(), Dims: dims, Data: b}, true, nil
+		}
 	}
 	data := make([]byte, t.Type().RowSize(t.Len())*t.Count())
 	if err := t.ReadRows(data, 0, t.Count()); err != nil {

@@ -23,3 +23,10 @@ type Rows interface {
 	// len(dst) = n * Type().RowSize(Len()).
 	ReadRows(dst []byte, first, n int) error
 }
+
+// Mapper is what Rows implement that may stand in a file as they are, one after
+// the other. Map returns the rows mapped into memory, to be read only and under
+// formats.Guard; nil if they do not stand so.
+type Mapper interface {
+	Map() ([]byte, error)
+}

@@ -1,4 +1,4 @@
-package gguf
+package formats
 
 import (
 	"os"
@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// mapFile maps a file's first size bytes into memory, to be read only.
-func mapFile(f *os.File, size int64) ([]byte, error) {
+// MapFile maps a file's first size bytes into memory, to be read only. Reading
+// may fault if the file is cut short meanwhile: see Guard.
+func MapFile(f *os.File, size int64) ([]byte, error) {
 	h, err := windows.CreateFileMapping(windows.Handle(f.Fd()), nil, windows.PAGE_READONLY, uint32(size>>32), uint32(size), nil)
 	if err != nil {
 		return nil, os.NewSyscallError("CreateFileMapping", err)
@@ -24,6 +25,6 @@ func mapFile(f *os.File, size int64) ([]byte, error) {
 	return unsafe.Slice((*byte)(p), size), nil
 }
 
-func unmapFile(b []byte) error {
+func UnmapFile(b []byte) error {
 	return os.NewSyscallError("UnmapViewOfFile", windows.UnmapViewOfFile(uintptr(unsafe.Pointer(unsafe.SliceData(b)))))
 }
