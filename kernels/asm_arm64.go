@@ -253,3 +253,77 @@ func f32ToBF16NEON(dst, src *byte, n int) bool
 //
 //go:noescape
 func f16ToBF16NEON(dst, src *byte, n int) bool
+
+// sumSquaresNEON returns the sum of float64(x[i])*float64(x[i]), n being a multiple of the vector length.
+//
+//go:noescape
+func sumSquaresNEON(x *float32, n int) float64
+
+// mulScaleNEON computes out[i] = x[i]*s*weight[i], n being a multiple of the vector length.
+//
+//go:noescape
+func mulScaleNEON(out, x, weight *float32, n int, s float32)
+
+// scaleAddNEON computes dst[i] += s*x[i], n being a multiple of the vector length.
+//
+//go:noescape
+func scaleAddNEON(dst, x *float32, n int, s float32)
+
+// maximumNEON returns the largest of n elements, a multiple of the vector length, NaN if there is one.
+//
+//go:noescape
+func maximumNEON(x *float32, n int) float32
+
+// expSumNEON returns the sum, in float64, of exp(x[i]-top) and stores the terms in dst unless it is
+// nil; n is a multiple of the vector length.
+//
+//go:noescape
+func expSumNEON(dst, x *float32, n int, top float32) float64
+
+// siluMulNEON computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector length.
+//
+//go:noescape
+func siluMulNEON(out, gate, up *float32, n int)
+
+// geluNEON computes out[i] = x[i] / (1 + exp(-2*sqrt(2/pi)*x[i]*(1 + 0.044715*x[i]^2))), n being a
+// multiple of the vector length.
+//
+//go:noescape
+func geluNEON(out, x *float32, n int)
+
+// softcapNEON computes x[i] = limit * (1 - 2/(exp(twice*x[i])+1)) with twice = 2/limit, n being a
+// multiple of the vector length.
+//
+//go:noescape
+func softcapNEON(x *float32, n int, limit, twice float32)
+
+// softmaxLanesNEON is softmaxLanesGo for 16 of the lanes, rows being at least 1.
+//
+//go:noescape
+func softmaxLanesNEON(s *float32, rows int, sink, sums *float32)
+
+// rotateNEON computes a[i], b[i] = a[i]*cos[i] - b[i]*sin[i], a[i]*sin[i] + b[i]*cos[i], n being a
+// multiple of the vector length.
+//
+//go:noescape
+func rotateNEON(a, b, cos, sin *float32, n int)
+
+// maxAbsNEON returns the largest of the bits of n elements, a multiple of 4, without their signs.
+//
+//go:noescape
+func maxAbsNEON(x *float32, n int) uint64
+
+// peakFMANEON does n rounds of 24 instructions that do not wait for each other.
+//
+//go:noescape
+func peakFMANEON(n int)
+
+// peakDOT does n rounds of 24 instructions that do not wait for each other.
+//
+//go:noescape
+func peakDOT(n int)
+
+// readAllNEON reads n bytes, a multiple of 256.
+//
+//go:noescape
+func readAllNEON(x *byte, n int)

@@ -3968,3 +3968,932 @@ end39:
 	CSET NE, R3
 	MOVB R3, ret+24(FP)
 	RET
+
+// func sumSquaresNEON(x *float32, n int) float64
+TEXT ·sumSquaresNEON(SB), NOSPLIT, $0-24
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R1
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	LSR $3, R1, R2
+	CBZ R2, end40
+loop40:
+	WORD $0x3cc10410 // ldr q16, [x0], #16
+	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
+	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
+	WORD $0x4e71ce20 // fmla v0.2d, v17.2d, v17.2d
+	WORD $0x4e72ce41 // fmla v1.2d, v18.2d, v18.2d
+	WORD $0x3cc10410 // ldr q16, [x0], #16
+	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
+	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
+	WORD $0x4e71ce22 // fmla v2.2d, v17.2d, v17.2d
+	WORD $0x4e72ce43 // fmla v3.2d, v18.2d, v18.2d
+	SUB $1, R2
+	CBNZ R2, loop40
+end40:
+	AND $4, R1
+	LSR $2, R1
+	CBZ R1, end41
+loop41:
+	WORD $0x3cc10410 // ldr q16, [x0], #16
+	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
+	WORD $0x4e617a12 // fcvtl2 v18.2d, v16.4s
+	WORD $0x4e71ce20 // fmla v0.2d, v17.2d, v17.2d
+	WORD $0x4e72ce41 // fmla v1.2d, v18.2d, v18.2d
+	SUB $1, R1
+	CBNZ R1, loop41
+end41:
+	WORD $0x4e62d400 // fadd v0.2d, v0.2d, v2.2d
+	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
+	WORD $0x4e61d400 // fadd v0.2d, v0.2d, v1.2d
+	WORD $0x7e70d800 // faddp d0, v0.2d
+	FMOVD F0, ret+16(FP)
+	RET
+
+// func mulScaleNEON(out, x, weight *float32, n int, s float32)
+TEXT ·mulScaleNEON(SB), NOSPLIT, $0-36
+	MOVD out+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD weight+16(FP), R2
+	MOVD n+24(FP), R3
+	MOVWU s+32(FP), R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	LSR $2, R3
+	CBZ R3, end42
+loop42:
+	WORD $0x3cc10420 // ldr q0, [x1], #16
+	WORD $0x3cc10441 // ldr q1, [x2], #16
+	WORD $0x6e3fdc00 // fmul v0.4s, v0.4s, v31.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R3
+	CBNZ R3, loop42
+end42:
+	RET
+
+// func scaleAddNEON(dst, x *float32, n int, s float32)
+TEXT ·scaleAddNEON(SB), NOSPLIT, $0-28
+	MOVD dst+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD n+16(FP), R2
+	MOVWU s+24(FP), R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	LSR $2, R2
+	CBZ R2, end43
+loop43:
+	WORD $0x3dc00000 // ldr q0, [x0]
+	WORD $0x3cc10421 // ldr q1, [x1], #16
+	WORD $0x4e3fcc20 // fmla v0.4s, v1.4s, v31.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R2
+	CBNZ R2, loop43
+end43:
+	RET
+
+// func maximumNEON(x *float32, n int) float32
+TEXT ·maximumNEON(SB), NOSPLIT, $0-20
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R1
+	MOVD $0xff800000, R19
+	WORD $0x4e040e60 // dup v0.4s, w19
+	LSR $2, R1
+	CBZ R1, end44
+loop44:
+	WORD $0x3cc10401 // ldr q1, [x0], #16
+	WORD $0x4e21f400 // fmax v0.4s, v0.4s, v1.4s
+	SUB $1, R1
+	CBNZ R1, loop44
+end44:
+	WORD $0x6e30f800 // fmaxv s0, v0.4s
+	FMOVS F0, ret+16(FP)
+	RET
+
+// func expSumNEON(dst, x *float32, n int, top float32) float64
+TEXT ·expSumNEON(SB), NOSPLIT, $0-40
+	MOVD dst+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD n+16(FP), R2
+	MOVD $0xc2d00000, R19
+	WORD $0x4e040e70 // dup v16.4s, w19
+	MOVD $0x42b20000, R19
+	WORD $0x4e040e71 // dup v17.4s, w19
+	MOVD $0x3fb8aa3b, R19
+	WORD $0x4e040e72 // dup v18.4s, w19
+	MOVD $0x3f318000, R19
+	WORD $0x4e040e73 // dup v19.4s, w19
+	MOVD $0xb95e8083, R19
+	WORD $0x4e040e74 // dup v20.4s, w19
+	MOVD $0x3f800000, R19
+	WORD $0x4e040e75 // dup v21.4s, w19
+	MOVD $0x39506967, R19
+	WORD $0x4e040e76 // dup v22.4s, w19
+	MOVD $0x3ab743ce, R19
+	WORD $0x4e040e77 // dup v23.4s, w19
+	MOVD $0x3c088908, R19
+	WORD $0x4e040e78 // dup v24.4s, w19
+	MOVD $0x3d2aa9c1, R19
+	WORD $0x4e040e79 // dup v25.4s, w19
+	MOVD $0x3e2aaaaa, R19
+	WORD $0x4e040e7a // dup v26.4s, w19
+	MOVD $0x3f000000, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	MOVWU top+24(FP), R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	LSR $2, R2
+	CBZ R2, end45
+loop45:
+	WORD $0x3cc10420 // ldr q0, [x1], #16
+	WORD $0x4ebfd400 // fsub v0.4s, v0.4s, v31.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	CBZ R0, skip46
+	WORD $0x3c810400 // str q0, [x0], #16
+skip46:
+	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
+	WORD $0x4e617802 // fcvtl2 v2.2d, v0.4s
+	WORD $0x4e61d4c6 // fadd v6.2d, v6.2d, v1.2d
+	WORD $0x4e62d4e7 // fadd v7.2d, v7.2d, v2.2d
+	SUB $1, R2
+	CBNZ R2, loop45
+end45:
+	WORD $0x4e67d4c0 // fadd v0.2d, v6.2d, v7.2d
+	WORD $0x7e70d800 // faddp d0, v0.2d
+	FMOVD F0, ret+32(FP)
+	RET
+
+// func siluMulNEON(out, gate, up *float32, n int)
+TEXT ·siluMulNEON(SB), NOSPLIT, $0-32
+	MOVD out+0(FP), R0
+	MOVD gate+8(FP), R1
+	MOVD up+16(FP), R2
+	MOVD n+24(FP), R3
+	MOVD $0xc2d00000, R19
+	WORD $0x4e040e70 // dup v16.4s, w19
+	MOVD $0x42b20000, R19
+	WORD $0x4e040e71 // dup v17.4s, w19
+	MOVD $0x3fb8aa3b, R19
+	WORD $0x4e040e72 // dup v18.4s, w19
+	MOVD $0x3f318000, R19
+	WORD $0x4e040e73 // dup v19.4s, w19
+	MOVD $0xb95e8083, R19
+	WORD $0x4e040e74 // dup v20.4s, w19
+	MOVD $0x3f800000, R19
+	WORD $0x4e040e75 // dup v21.4s, w19
+	MOVD $0x39506967, R19
+	WORD $0x4e040e76 // dup v22.4s, w19
+	MOVD $0x3ab743ce, R19
+	WORD $0x4e040e77 // dup v23.4s, w19
+	MOVD $0x3c088908, R19
+	WORD $0x4e040e78 // dup v24.4s, w19
+	MOVD $0x3d2aa9c1, R19
+	WORD $0x4e040e79 // dup v25.4s, w19
+	MOVD $0x3e2aaaaa, R19
+	WORD $0x4e040e7a // dup v26.4s, w19
+	MOVD $0x3f000000, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	LSR $2, R3
+	CBZ R3, end47
+loop47:
+	WORD $0x3cc10424 // ldr q4, [x1], #16
+	WORD $0x3cc10445 // ldr q5, [x2], #16
+	WORD $0x6ea0f880 // fneg v0.4s, v4.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x4e35d400 // fadd v0.4s, v0.4s, v21.4s
+	WORD $0x6e20fc80 // fdiv v0.4s, v4.4s, v0.4s
+	WORD $0x6e25dc00 // fmul v0.4s, v0.4s, v5.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R3
+	CBNZ R3, loop47
+end47:
+	RET
+
+// func geluNEON(out, x *float32, n int)
+TEXT ·geluNEON(SB), NOSPLIT, $0-24
+	MOVD out+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD n+16(FP), R2
+	MOVD $0xc2d00000, R19
+	WORD $0x4e040e70 // dup v16.4s, w19
+	MOVD $0x42b20000, R19
+	WORD $0x4e040e71 // dup v17.4s, w19
+	MOVD $0x3fb8aa3b, R19
+	WORD $0x4e040e72 // dup v18.4s, w19
+	MOVD $0x3f318000, R19
+	WORD $0x4e040e73 // dup v19.4s, w19
+	MOVD $0xb95e8083, R19
+	WORD $0x4e040e74 // dup v20.4s, w19
+	MOVD $0x3f800000, R19
+	WORD $0x4e040e75 // dup v21.4s, w19
+	MOVD $0x39506967, R19
+	WORD $0x4e040e76 // dup v22.4s, w19
+	MOVD $0x3ab743ce, R19
+	WORD $0x4e040e77 // dup v23.4s, w19
+	MOVD $0x3c088908, R19
+	WORD $0x4e040e78 // dup v24.4s, w19
+	MOVD $0x3d2aa9c1, R19
+	WORD $0x4e040e79 // dup v25.4s, w19
+	MOVD $0x3e2aaaaa, R19
+	WORD $0x4e040e7a // dup v26.4s, w19
+	MOVD $0x3f000000, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	MOVD $0x3d372713, R19
+	WORD $0x4e040e7e // dup v30.4s, w19
+	MOVD $0xbfcc422a, R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	LSR $2, R2
+	CBZ R2, end48
+loop48:
+	WORD $0x3cc10424 // ldr q4, [x1], #16
+	WORD $0x6e24dc81 // fmul v1.4s, v4.4s, v4.4s
+	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
+	WORD $0x4e3ecc20 // fmla v0.4s, v1.4s, v30.4s
+	WORD $0x6e3fdc81 // fmul v1.4s, v4.4s, v31.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x4e35d400 // fadd v0.4s, v0.4s, v21.4s
+	WORD $0x6e20fc80 // fdiv v0.4s, v4.4s, v0.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R2
+	CBNZ R2, loop48
+end48:
+	RET
+
+// func softcapNEON(x *float32, n int, limit, twice float32)
+TEXT ·softcapNEON(SB), NOSPLIT, $0-24
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R1
+	MOVD $0xc2d00000, R19
+	WORD $0x4e040e70 // dup v16.4s, w19
+	MOVD $0x42b20000, R19
+	WORD $0x4e040e71 // dup v17.4s, w19
+	MOVD $0x3fb8aa3b, R19
+	WORD $0x4e040e72 // dup v18.4s, w19
+	MOVD $0x3f318000, R19
+	WORD $0x4e040e73 // dup v19.4s, w19
+	MOVD $0xb95e8083, R19
+	WORD $0x4e040e74 // dup v20.4s, w19
+	MOVD $0x3f800000, R19
+	WORD $0x4e040e75 // dup v21.4s, w19
+	MOVD $0x39506967, R19
+	WORD $0x4e040e76 // dup v22.4s, w19
+	MOVD $0x3ab743ce, R19
+	WORD $0x4e040e77 // dup v23.4s, w19
+	MOVD $0x3c088908, R19
+	WORD $0x4e040e78 // dup v24.4s, w19
+	MOVD $0x3d2aa9c1, R19
+	WORD $0x4e040e79 // dup v25.4s, w19
+	MOVD $0x3e2aaaaa, R19
+	WORD $0x4e040e7a // dup v26.4s, w19
+	MOVD $0x3f000000, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	MOVD $0x40000000, R19
+	WORD $0x4e040e7d // dup v29.4s, w19
+	MOVWU limit+16(FP), R19
+	WORD $0x4e040e7e // dup v30.4s, w19
+	MOVWU twice+20(FP), R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	LSR $2, R1
+	CBZ R1, end49
+loop49:
+	WORD $0x3dc00000 // ldr q0, [x0]
+	WORD $0x6e3fdc00 // fmul v0.4s, v0.4s, v31.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x4e35d400 // fadd v0.4s, v0.4s, v21.4s
+	WORD $0x6e20ffa0 // fdiv v0.4s, v29.4s, v0.4s
+	WORD $0x4ea0d6a0 // fsub v0.4s, v21.4s, v0.4s
+	WORD $0x6e3edc00 // fmul v0.4s, v0.4s, v30.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R1
+	CBNZ R1, loop49
+end49:
+	RET
+
+// func softmaxLanesNEON(s *float32, rows int, sink, sums *float32)
+TEXT ·softmaxLanesNEON(SB), NOSPLIT, $0-32
+	MOVD s+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD sink+16(FP), R2
+	MOVD sums+24(FP), R3
+	MOVD $0xc2d00000, R19
+	WORD $0x4e040e70 // dup v16.4s, w19
+	MOVD $0x42b20000, R19
+	WORD $0x4e040e71 // dup v17.4s, w19
+	MOVD $0x3fb8aa3b, R19
+	WORD $0x4e040e72 // dup v18.4s, w19
+	MOVD $0x3f318000, R19
+	WORD $0x4e040e73 // dup v19.4s, w19
+	MOVD $0xb95e8083, R19
+	WORD $0x4e040e74 // dup v20.4s, w19
+	MOVD $0x3f800000, R19
+	WORD $0x4e040e75 // dup v21.4s, w19
+	MOVD $0x39506967, R19
+	WORD $0x4e040e76 // dup v22.4s, w19
+	MOVD $0x3ab743ce, R19
+	WORD $0x4e040e77 // dup v23.4s, w19
+	MOVD $0x3c088908, R19
+	WORD $0x4e040e78 // dup v24.4s, w19
+	MOVD $0x3d2aa9c1, R19
+	WORD $0x4e040e79 // dup v25.4s, w19
+	MOVD $0x3e2aaaaa, R19
+	WORD $0x4e040e7a // dup v26.4s, w19
+	MOVD $0x3f000000, R19
+	WORD $0x4e040e7b // dup v27.4s, w19
+	WORD $0x3dc00044 // ldr q4, [x2, #0]
+	WORD $0x3dc00445 // ldr q5, [x2, #16]
+	WORD $0x3dc00846 // ldr q6, [x2, #32]
+	WORD $0x3dc00c47 // ldr q7, [x2, #48]
+	MOVD R0, R4
+	MOVD R1, R5
+	CBZ R5, end50
+loop50:
+	WORD $0x3dc00080 // ldr q0, [x4, #0]
+	WORD $0x4e20f484 // fmax v4.4s, v4.4s, v0.4s
+	WORD $0x3dc00480 // ldr q0, [x4, #16]
+	WORD $0x4e20f4a5 // fmax v5.4s, v5.4s, v0.4s
+	WORD $0x3dc00880 // ldr q0, [x4, #32]
+	WORD $0x4e20f4c6 // fmax v6.4s, v6.4s, v0.4s
+	WORD $0x3dc00c80 // ldr q0, [x4, #48]
+	WORD $0x4e20f4e7 // fmax v7.4s, v7.4s, v0.4s
+	ADD $128, R4
+	SUB $1, R5
+	CBNZ R5, loop50
+end50:
+	WORD $0x3dc0005c // ldr q28, [x2, #0]
+	WORD $0x4ea4d79c // fsub v28.4s, v28.4s, v4.4s
+	WORD $0x4e30f79c // fmax v28.4s, v28.4s, v16.4s
+	WORD $0x4eb1f79c // fmin v28.4s, v28.4s, v17.4s
+	WORD $0x6e32df81 // fmul v1.4s, v28.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc3c // fmls v28.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc3c // fmls v28.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e3ccec2 // fmla v2.4s, v22.4s, v28.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e3ccc43 // fmla v3.4s, v2.4s, v28.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e3ccc62 // fmla v2.4s, v3.4s, v28.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e3ccc43 // fmla v3.4s, v2.4s, v28.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e3ccc62 // fmla v2.4s, v3.4s, v28.4s
+	WORD $0x6e3cdc42 // fmul v2.4s, v2.4s, v28.4s
+	WORD $0x4ebc1f83 // mov v3.16b, v28.16b
+	WORD $0x4e3ccc43 // fmla v3.4s, v2.4s, v28.4s
+	WORD $0x4e35d47c // fadd v28.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21df9c // fmul v28.4s, v28.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23df9c // fmul v28.4s, v28.4s, v3.4s
+	WORD $0x3dc0045d // ldr q29, [x2, #16]
+	WORD $0x4ea5d7bd // fsub v29.4s, v29.4s, v5.4s
+	WORD $0x4e30f7bd // fmax v29.4s, v29.4s, v16.4s
+	WORD $0x4eb1f7bd // fmin v29.4s, v29.4s, v17.4s
+	WORD $0x6e32dfa1 // fmul v1.4s, v29.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc3d // fmls v29.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc3d // fmls v29.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e3dcec2 // fmla v2.4s, v22.4s, v29.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e3dcc43 // fmla v3.4s, v2.4s, v29.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e3dcc62 // fmla v2.4s, v3.4s, v29.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e3dcc43 // fmla v3.4s, v2.4s, v29.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e3dcc62 // fmla v2.4s, v3.4s, v29.4s
+	WORD $0x6e3ddc42 // fmul v2.4s, v2.4s, v29.4s
+	WORD $0x4ebd1fa3 // mov v3.16b, v29.16b
+	WORD $0x4e3dcc43 // fmla v3.4s, v2.4s, v29.4s
+	WORD $0x4e35d47d // fadd v29.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dfbd // fmul v29.4s, v29.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dfbd // fmul v29.4s, v29.4s, v3.4s
+	WORD $0x3dc0085e // ldr q30, [x2, #32]
+	WORD $0x4ea6d7de // fsub v30.4s, v30.4s, v6.4s
+	WORD $0x4e30f7de // fmax v30.4s, v30.4s, v16.4s
+	WORD $0x4eb1f7de // fmin v30.4s, v30.4s, v17.4s
+	WORD $0x6e32dfc1 // fmul v1.4s, v30.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc3e // fmls v30.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc3e // fmls v30.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e3ecec2 // fmla v2.4s, v22.4s, v30.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e3ecc43 // fmla v3.4s, v2.4s, v30.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e3ecc62 // fmla v2.4s, v3.4s, v30.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e3ecc43 // fmla v3.4s, v2.4s, v30.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e3ecc62 // fmla v2.4s, v3.4s, v30.4s
+	WORD $0x6e3edc42 // fmul v2.4s, v2.4s, v30.4s
+	WORD $0x4ebe1fc3 // mov v3.16b, v30.16b
+	WORD $0x4e3ecc43 // fmla v3.4s, v2.4s, v30.4s
+	WORD $0x4e35d47e // fadd v30.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dfde // fmul v30.4s, v30.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dfde // fmul v30.4s, v30.4s, v3.4s
+	WORD $0x3dc00c5f // ldr q31, [x2, #48]
+	WORD $0x4ea7d7ff // fsub v31.4s, v31.4s, v7.4s
+	WORD $0x4e30f7ff // fmax v31.4s, v31.4s, v16.4s
+	WORD $0x4eb1f7ff // fmin v31.4s, v31.4s, v17.4s
+	WORD $0x6e32dfe1 // fmul v1.4s, v31.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc3f // fmls v31.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc3f // fmls v31.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e3fcec2 // fmla v2.4s, v22.4s, v31.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e3fcc43 // fmla v3.4s, v2.4s, v31.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e3fcc62 // fmla v2.4s, v3.4s, v31.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e3fcc43 // fmla v3.4s, v2.4s, v31.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e3fcc62 // fmla v2.4s, v3.4s, v31.4s
+	WORD $0x6e3fdc42 // fmul v2.4s, v2.4s, v31.4s
+	WORD $0x4ebf1fe3 // mov v3.16b, v31.16b
+	WORD $0x4e3fcc43 // fmla v3.4s, v2.4s, v31.4s
+	WORD $0x4e35d47f // fadd v31.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dfff // fmul v31.4s, v31.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dfff // fmul v31.4s, v31.4s, v3.4s
+	CBZ R1, end51
+loop51:
+	WORD $0x3dc00000 // ldr q0, [x0, #0]
+	WORD $0x4ea4d400 // fsub v0.4s, v0.4s, v4.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x3d800000 // str q0, [x0, #0]
+	WORD $0x4e20d79c // fadd v28.4s, v28.4s, v0.4s
+	WORD $0x3dc00400 // ldr q0, [x0, #16]
+	WORD $0x4ea5d400 // fsub v0.4s, v0.4s, v5.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x3d800400 // str q0, [x0, #16]
+	WORD $0x4e20d7bd // fadd v29.4s, v29.4s, v0.4s
+	WORD $0x3dc00800 // ldr q0, [x0, #32]
+	WORD $0x4ea6d400 // fsub v0.4s, v0.4s, v6.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x3d800800 // str q0, [x0, #32]
+	WORD $0x4e20d7de // fadd v30.4s, v30.4s, v0.4s
+	WORD $0x3dc00c00 // ldr q0, [x0, #48]
+	WORD $0x4ea7d400 // fsub v0.4s, v0.4s, v7.4s
+	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
+	WORD $0x4eb1f400 // fmin v0.4s, v0.4s, v17.4s
+	WORD $0x6e32dc01 // fmul v1.4s, v0.4s, v18.4s
+	WORD $0x4e218821 // frintn v1.4s, v1.4s
+	WORD $0x4eb3cc20 // fmls v0.4s, v1.4s, v19.4s
+	WORD $0x4eb4cc20 // fmls v0.4s, v1.4s, v20.4s
+	WORD $0x4eb71ee2 // mov v2.16b, v23.16b
+	WORD $0x4e20cec2 // fmla v2.4s, v22.4s, v0.4s
+	WORD $0x4eb81f03 // mov v3.16b, v24.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4eb91f22 // mov v2.16b, v25.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x4eba1f43 // mov v3.16b, v26.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4ebb1f62 // mov v2.16b, v27.16b
+	WORD $0x4e20cc62 // fmla v2.4s, v3.4s, v0.4s
+	WORD $0x6e20dc42 // fmul v2.4s, v2.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4e20cc43 // fmla v3.4s, v2.4s, v0.4s
+	WORD $0x4e35d460 // fadd v0.4s, v3.4s, v21.4s
+	WORD $0x4e21a821 // fcvtns v1.4s, v1.4s
+	WORD $0x4f3f0423 // sshr v3.4s, v1.4s, #1
+	WORD $0x6ea38421 // sub v1.4s, v1.4s, v3.4s
+	WORD $0x4f375421 // shl v1.4s, v1.4s, #23
+	WORD $0x4eb58421 // add v1.4s, v1.4s, v21.4s
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
+	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
+	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
+	WORD $0x3d800c00 // str q0, [x0, #48]
+	WORD $0x4e20d7ff // fadd v31.4s, v31.4s, v0.4s
+	ADD $128, R0
+	SUB $1, R1
+	CBNZ R1, loop51
+end51:
+	WORD $0x3d80007c // str q28, [x3, #0]
+	WORD $0x3d80047d // str q29, [x3, #16]
+	WORD $0x3d80087e // str q30, [x3, #32]
+	WORD $0x3d800c7f // str q31, [x3, #48]
+	RET
+
+// func rotateNEON(a, b, cos, sin *float32, n int)
+TEXT ·rotateNEON(SB), NOSPLIT, $0-40
+	MOVD a+0(FP), R0
+	MOVD b+8(FP), R1
+	MOVD cos+16(FP), R2
+	MOVD sin+24(FP), R3
+	MOVD n+32(FP), R4
+	LSR $2, R4
+	CBZ R4, end52
+loop52:
+	WORD $0x3dc00000 // ldr q0, [x0]
+	WORD $0x3dc00021 // ldr q1, [x1]
+	WORD $0x3cc10442 // ldr q2, [x2], #16
+	WORD $0x3cc10463 // ldr q3, [x3], #16
+	WORD $0x6e22dc04 // fmul v4.4s, v0.4s, v2.4s
+	WORD $0x4ea3cc24 // fmls v4.4s, v1.4s, v3.4s
+	WORD $0x6e23dc05 // fmul v5.4s, v0.4s, v3.4s
+	WORD $0x4e22cc25 // fmla v5.4s, v1.4s, v2.4s
+	WORD $0x3c810404 // str q4, [x0], #16
+	WORD $0x3c810425 // str q5, [x1], #16
+	SUB $1, R4
+	CBNZ R4, loop52
+end52:
+	RET
+
+// func maxAbsNEON(x *float32, n int) uint64
+TEXT ·maxAbsNEON(SB), NOSPLIT, $0-24
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R1
+	WORD $0x4f00e400 // movi v0.16b, #0
+	LSR $2, R1
+	CBZ R1, end53
+loop53:
+	WORD $0x3cc10401 // ldr q1, [x0], #16
+	WORD $0x4ea0f821 // fabs v1.4s, v1.4s
+	WORD $0x6ea16400 // umax v0.4s, v0.4s, v1.4s
+	SUB $1, R1
+	CBNZ R1, loop53
+end53:
+	WORD $0x6eb0a800 // umaxv s0, v0.4s
+	WORD $0x1e260000 // fmov w0, s0
+	MOVD R0, ret+16(FP)
+	RET
+
+// func peakFMANEON(n int)
+TEXT ·peakFMANEON(SB), NOSPLIT, $0-8
+	MOVD n+0(FP), R0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4f00e412 // movi v18.16b, #0
+	WORD $0x4f00e413 // movi v19.16b, #0
+	WORD $0x4f00e414 // movi v20.16b, #0
+	WORD $0x4f00e415 // movi v21.16b, #0
+	WORD $0x4f00e416 // movi v22.16b, #0
+	WORD $0x4f00e417 // movi v23.16b, #0
+	WORD $0x4f00e418 // movi v24.16b, #0
+	WORD $0x4f00e419 // movi v25.16b, #0
+	WORD $0x4f00e41a // movi v26.16b, #0
+	WORD $0x4f00e41b // movi v27.16b, #0
+	WORD $0x4f00e41c // movi v28.16b, #0
+	WORD $0x4f00e41d // movi v29.16b, #0
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	CBZ R0, end54
+loop54:
+	WORD $0x4e3fcfc0 // fmla v0.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc1 // fmla v1.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc2 // fmla v2.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc3 // fmla v3.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc4 // fmla v4.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc5 // fmla v5.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc6 // fmla v6.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc7 // fmla v7.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc8 // fmla v8.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfc9 // fmla v9.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfca // fmla v10.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfcb // fmla v11.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfcc // fmla v12.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfcd // fmla v13.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfce // fmla v14.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfcf // fmla v15.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd0 // fmla v16.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd1 // fmla v17.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd2 // fmla v18.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd3 // fmla v19.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd4 // fmla v20.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd5 // fmla v21.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd6 // fmla v22.4s, v30.4s, v31.4s
+	WORD $0x4e3fcfd7 // fmla v23.4s, v30.4s, v31.4s
+	SUB $1, R0
+	CBNZ R0, loop54
+end54:
+	RET
+
+// func peakDOT(n int)
+TEXT ·peakDOT(SB), NOSPLIT, $0-8
+	MOVD n+0(FP), R0
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	WORD $0x4f00e402 // movi v2.16b, #0
+	WORD $0x4f00e403 // movi v3.16b, #0
+	WORD $0x4f00e404 // movi v4.16b, #0
+	WORD $0x4f00e405 // movi v5.16b, #0
+	WORD $0x4f00e406 // movi v6.16b, #0
+	WORD $0x4f00e407 // movi v7.16b, #0
+	WORD $0x4f00e408 // movi v8.16b, #0
+	WORD $0x4f00e409 // movi v9.16b, #0
+	WORD $0x4f00e40a // movi v10.16b, #0
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4f00e40d // movi v13.16b, #0
+	WORD $0x4f00e40e // movi v14.16b, #0
+	WORD $0x4f00e40f // movi v15.16b, #0
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4f00e412 // movi v18.16b, #0
+	WORD $0x4f00e413 // movi v19.16b, #0
+	WORD $0x4f00e414 // movi v20.16b, #0
+	WORD $0x4f00e415 // movi v21.16b, #0
+	WORD $0x4f00e416 // movi v22.16b, #0
+	WORD $0x4f00e417 // movi v23.16b, #0
+	WORD $0x4f00e418 // movi v24.16b, #0
+	WORD $0x4f00e419 // movi v25.16b, #0
+	WORD $0x4f00e41a // movi v26.16b, #0
+	WORD $0x4f00e41b // movi v27.16b, #0
+	WORD $0x4f00e41c // movi v28.16b, #0
+	WORD $0x4f00e41d // movi v29.16b, #0
+	WORD $0x4f00e41e // movi v30.16b, #0
+	WORD $0x4f00e41f // movi v31.16b, #0
+	CBZ R0, end55
+loop55:
+	WORD $0x4e9f97c0 // sdot v0.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c1 // sdot v1.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c2 // sdot v2.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c3 // sdot v3.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c4 // sdot v4.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c5 // sdot v5.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c6 // sdot v6.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c7 // sdot v7.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c8 // sdot v8.4s, v30.16b, v31.16b
+	WORD $0x4e9f97c9 // sdot v9.4s, v30.16b, v31.16b
+	WORD $0x4e9f97ca // sdot v10.4s, v30.16b, v31.16b
+	WORD $0x4e9f97cb // sdot v11.4s, v30.16b, v31.16b
+	WORD $0x4e9f97cc // sdot v12.4s, v30.16b, v31.16b
+	WORD $0x4e9f97cd // sdot v13.4s, v30.16b, v31.16b
+	WORD $0x4e9f97ce // sdot v14.4s, v30.16b, v31.16b
+	WORD $0x4e9f97cf // sdot v15.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d0 // sdot v16.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d1 // sdot v17.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d2 // sdot v18.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d3 // sdot v19.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d4 // sdot v20.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d5 // sdot v21.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d6 // sdot v22.4s, v30.16b, v31.16b
+	WORD $0x4e9f97d7 // sdot v23.4s, v30.16b, v31.16b
+	SUB $1, R0
+	CBNZ R0, loop55
+end55:
+	RET
+
+// func readAllNEON(x *byte, n int)
+TEXT ·readAllNEON(SB), NOSPLIT, $0-16
+	MOVD x+0(FP), R0
+	MOVD n+8(FP), R1
+	LSR $8, R1
+	CBZ R1, end56
+loop56:
+	WORD $0xad400400 // ldp q0, q1, [x0, #0]
+	WORD $0xad410c02 // ldp q2, q3, [x0, #32]
+	WORD $0xad421404 // ldp q4, q5, [x0, #64]
+	WORD $0xad431c06 // ldp q6, q7, [x0, #96]
+	WORD $0xad442408 // ldp q8, q9, [x0, #128]
+	WORD $0xad452c0a // ldp q10, q11, [x0, #160]
+	WORD $0xad46340c // ldp q12, q13, [x0, #192]
+	WORD $0xad473c0e // ldp q14, q15, [x0, #224]
+	ADD $256, R0
+	SUB $1, R1
+	CBNZ R1, loop56
+end56:
+	RET

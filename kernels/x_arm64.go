@@ -3,6 +3,7 @@
 package kernels
 
 import (
+	"math"
 	"unsafe"
 
 	"github.com/smeltgguf/smelt/quant"
@@ -190,21 +191,79 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 
 func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
 
-func mulScale(out, x, weight []float32, s float32) { mulScaleGo(out, x, weight, s) }
+func mulScale(out, x, weight []float32, s float32) {
+	n := whole(len(x))
+	if n > 0 {
+		mulScaleNEON(&out[0], &x[0], &weight[0], n, s)
+	}
+	mulScaleGo(out[n:], x[n:], weight[n:], s)
+}
 
-func sumSquares(x []float32) float64 { return sumSquaresGo(x) }
+func sumSquares(x []float32) float64 {
+	n := whole(len(x))
+	if n == 0 {
+		return sumSquaresGo(x)
+	}
+	return sumSquaresNEON(&x[0], n) + sumSquaresGo(x[n:])
+}
 
-func expSum(dst, x []float32, top float32) float64 { return expSumGo(dst, x, top) }
+func expSum(dst, x []float32, top float32) float64 {
+	n := whole(len(x))
+	var d *float32
+	rest := dst
+	if dst != nil {
+		rest = dst[n:]
+		if n > 0 {
+			d = &dst[0]
+		}
+	}
+	sum := expSumGo(rest, x[n:], top)
+	if n > 0 {
+		sum += expSumNEON(d, &x[0], n, top)
+	}
+	return sum
+}
 
-func maximum(x []float32) float32 { return maximumGo(x) }
+func maximum(x []float32) float32 {
+	n := whole(len(x))
+	top := maximumGo(x[n:])
+	if n > 0 {
+		top = max(top, maximumNEON(&x[0], n))
+	}
+	return top
+}
 
-func siluMul(out, gate, up []float32) { siluMulGo(out, gate, up) }
+func siluMul(out, gate, up []float32) {
+	n := whole(len(gate))
+	if n > 0 {
+		siluMulNEON(&out[0], &gate[0], &up[0], n)
+	}
+	siluMulGo(out[n:], gate[n:], up[n:])
+}
 
-func gelu(out, x []float32) { geluGo(out, x) }
+func gelu(out, x []float32) {
+	n := whole(len(x))
+	if n > 0 {
+		geluNEON(&out[0], &x[0], n)
+	}
+	geluGo(out[n:], x[n:])
+}
 
-func softcap(x []float32, limit float32) { softcapGo(x, limit) }
+func softcap(x []float32, limit float32) {
+	n := whole(len(x))
+	if n > 0 {
+		softcapNEON(&x[0], n, limit, 2/limit)
+	}
+	softcapGo(x[n:], limit)
+}
 
-func scaleAdd(dst, x []float32, s float32) { scaleAddGo(dst, x, s) }
+func scaleAdd(dst, x []float32, s float32) {
+	n := whole(len(x))
+	if n > 0 {
+		scaleAddNEON(&dst[0], &x[0], n, s)
+	}
+	scaleAddGo(dst[n:], x[n:], s)
+}
 
 func toHalf(dst []uint16, x []float32) {
 	n := whole(len(x)) &^ 15
@@ -248,17 +307,60 @@ func convertSIMD(c conversion, dst, src *byte, n int) (done int, bad bool) {
 
 func encodeSIMD(quant.Type, []byte, []float32, []float32) bool { return false }
 
-func maxAbsSIMD([]float32) (float32, bool) { return 0, false }
+// maxAbsSIMD takes a multiple of 32 elements.
+func maxAbsSIMD(x []float32) (float32, bool) {
+	if !hasNEON {
+		return 0, false
+	}
+	return math.Float32frombits(uint32(maxAbsNEON(&x[0], len(x)))), true
+}
 
-func softmaxLanes(s []float32, sink, sums *[lanes]float32) { softmaxLanesGo(s, sink, sums) }
+func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
+	if !hasNEON || len(s) == 0 {
+		softmaxLanesGo(s, sink, sums)
+		return
+	}
+	for l := 0; l < lanes; l += 16 {
+		softmaxLanesNEON(&s[l], len(s)/lanes, &sink[l], &sums[l])
+	}
+}
 
-func rotate(a, b, cos, sin []float32) { rotateGo(a, b, cos, sin) }
+func rotate(a, b, cos, sin []float32) {
+	n := whole(len(cos))
+	if n > 0 {
+		rotateNEON(&a[0], &b[0], &cos[0], &sin[0], n)
+	}
+	rotateGo(a[n:], b[n:], cos[n:], sin[n:])
+}
 
-func peakFMA(int) float64 { return 0 }
+// The loops behind the measured ceilings return the operations that they did.
+// They run in pieces, for assembly cannot be preempted.
 
-func peakInt8(int) float64 { return 0 }
+func peakFMA(n int) float64 {
+	if !hasNEON {
+		return 0
+	}
+	for i := 0; i < n; i += 1 << 12 {
+		peakFMANEON(1 << 12)
+	}
+	return float64(n) * 24 * 2 * 4
+}
 
-func readAll([]byte) {}
+func peakInt8(n int) float64 {
+	if !hasDotProd {
+		return 0
+	}
+	for i := 0; i < n; i += 1 << 12 {
+		peakDOT(1 << 12)
+	}
+	return float64(n) * 24 * 2 * 16
+}
+
+func readAll(buf []byte) {
+	if n := len(buf) &^ 255; hasNEON && n > 0 {
+		readAllNEON(&buf[0], n)
+	}
+}
 
 func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
 	return false

@@ -43,6 +43,8 @@ func main() {
 	int8s()
 	dotProducts()
 	layout()
+	vectors()
+	peaks()
 	for name, b := range map[string]*bytes.Buffer{*out: &code, *stub: &stubs} {
 		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
 			log.Fatal(err)
