@@ -313,6 +313,117 @@ func rotateNEON(a, b, cos, sin *float32, n int)
 //go:noescape
 func maxAbsNEON(x *float32, n int) uint64
 
+// unpackQ4_0NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ4_0NEON(u, src *byte, blocks int)
+
+// unpackQ4_1NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ4_1NEON(u, src *byte, blocks int)
+
+// unpackQ5_0NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ5_0NEON(u, src *byte, blocks int)
+
+// unpackQ5_1NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ5_1NEON(u, src *byte, blocks int)
+
+// unpackQ8_0NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ8_0NEON(u, src *byte, blocks int)
+
+// unpackIQ4NLNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ4NLNEON(u, src *byte, blocks int, table *[16]byte)
+
+// unpackMXFP4NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackMXFP4NEON(u, src *byte, blocks int, table *[16]byte)
+
+// unpackNVFP4NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackNVFP4NEON(u, src *byte, blocks int, table *[16]byte)
+
+// unpackIQ4XSNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackIQ4XSNEON(u, src *byte, blocks int, table *[16]byte)
+
+// unpackQ4KNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ4KNEON(u, src *byte, blocks int)
+
+// unpackQ5KNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ5KNEON(u, src *byte, blocks int)
+
+// unpackQ6KNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ6KNEON(u, src *byte, blocks int)
+
+// unpackQ2KNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ2KNEON(u, src *byte, blocks int)
+
+// unpackTQ2NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackTQ2NEON(u, src *byte, blocks int)
+
+// unpackQ3KNEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ3KNEON(u, src *byte, blocks int)
+
+// rowsQ8_0DOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsQ8_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
+// rowsQ4_0DOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsQ4_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
+// rowsQ4KDOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsQ4KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
+// rowsQ5KDOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsQ5KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
+// rowsQ6KDOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsQ6KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
+// rowsIQ4XSDOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
+// token: values and scales of quantizeRow, and scales times the sums of 32 values.
+//
+//go:noescape
+func rowsIQ4XSDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+
 // peakFMANEON does n rounds of 24 instructions that do not wait for each other.
 //
 //go:noescape

@@ -4745,6 +4745,1748 @@ end53:
 	MOVD R0, ret+16(FP)
 	RET
 
+// func unpackQ4_0NEON(u, src *byte, blocks int)
+TEXT ·unpackQ4_0NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end54
+loop54:
+	WORD $0x3cc02040 // ldur q0, [x2, #2]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $18, R2
+	SUB $1, R1
+	CBNZ R1, loop54
+end54:
+	RET
+
+// func unpackQ4_1NEON(u, src *byte, blocks int)
+TEXT ·unpackQ4_1NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end55
+loop55:
+	WORD $0x3cc04040 // ldur q0, [x2, #4]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $20, R2
+	SUB $1, R1
+	CBNZ R1, loop55
+end55:
+	RET
+
+// func unpackQ5_0NEON(u, src *byte, blocks int)
+TEXT ·unpackQ5_0NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD $0x8040201008040201, R19
+	WORD $0x4e080e7c // dup v28.2d, x19
+	WORD $0x4f00e41a // movi v26.16b, #0
+	MOVD $0x0101010101010101, R19
+	WORD $0x4e181e7a // mov v26.d[1], x19
+	WORD $0x4f00e45b // movi v27.16b, #2
+	WORD $0x4e3a877b // add v27.16b, v27.16b, v26.16b
+	CBZ R1, end56
+loop56:
+	ADD $2, R2, R3
+	WORD $0x3cc06040 // ldur q0, [x2, #6]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4d40c860 // ld1r {v0.4s}, [x3]
+	WORD $0x4e1a0001 // tbl v1.16b, {v0.16b}, v26.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3e1c21 // and v1.16b, v1.16b, v30.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e1b0001 // tbl v1.16b, {v0.16b}, v27.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3e1c21 // and v1.16b, v1.16b, v30.16b
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $22, R2
+	SUB $1, R1
+	CBNZ R1, loop56
+end56:
+	RET
+
+// func unpackQ5_1NEON(u, src *byte, blocks int)
+TEXT ·unpackQ5_1NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD $0x8040201008040201, R19
+	WORD $0x4e080e7c // dup v28.2d, x19
+	WORD $0x4f00e41a // movi v26.16b, #0
+	MOVD $0x0101010101010101, R19
+	WORD $0x4e181e7a // mov v26.d[1], x19
+	WORD $0x4f00e45b // movi v27.16b, #2
+	WORD $0x4e3a877b // add v27.16b, v27.16b, v26.16b
+	CBZ R1, end57
+loop57:
+	ADD $4, R2, R3
+	WORD $0x3cc08040 // ldur q0, [x2, #8]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4d40c860 // ld1r {v0.4s}, [x3]
+	WORD $0x4e1a0001 // tbl v1.16b, {v0.16b}, v26.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3e1c21 // and v1.16b, v1.16b, v30.16b
+	WORD $0x4ea11c42 // orr v2.16b, v2.16b, v1.16b
+	WORD $0x4e1b0001 // tbl v1.16b, {v0.16b}, v27.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3e1c21 // and v1.16b, v1.16b, v30.16b
+	WORD $0x4ea11c63 // orr v3.16b, v3.16b, v1.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $24, R2
+	SUB $1, R1
+	CBNZ R1, loop57
+end57:
+	RET
+
+// func unpackQ8_0NEON(u, src *byte, blocks int)
+TEXT ·unpackQ8_0NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end58
+loop58:
+	WORD $0x3cc02040 // ldur q0, [x2, #2]
+	WORD $0x3cc12041 // ldur q1, [x2, #18]
+	WORD $0x6e3d1c02 // eor v2.16b, v0.16b, v29.16b
+	WORD $0x6e3d1c23 // eor v3.16b, v1.16b, v29.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $34, R2
+	SUB $1, R1
+	CBNZ R1, loop58
+end58:
+	RET
+
+// func unpackIQ4NLNEON(u, src *byte, blocks int, table *[16]byte)
+TEXT ·unpackIQ4NLNEON(SB), NOSPLIT, $0-32
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD table+24(FP), R3
+	WORD $0x3dc0007c // ldr q28, [x3]
+	CBZ R1, end59
+loop59:
+	WORD $0x3cc02040 // ldur q0, [x2, #2]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $18, R2
+	SUB $1, R1
+	CBNZ R1, loop59
+end59:
+	RET
+
+// func unpackMXFP4NEON(u, src *byte, blocks int, table *[16]byte)
+TEXT ·unpackMXFP4NEON(SB), NOSPLIT, $0-32
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD table+24(FP), R3
+	WORD $0x3dc0007c // ldr q28, [x3]
+	CBZ R1, end60
+loop60:
+	WORD $0x3cc01040 // ldur q0, [x2, #1]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $17, R2
+	SUB $1, R1
+	CBNZ R1, loop60
+end60:
+	RET
+
+// func unpackNVFP4NEON(u, src *byte, blocks int, table *[16]byte)
+TEXT ·unpackNVFP4NEON(SB), NOSPLIT, $0-32
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD table+24(FP), R3
+	WORD $0x3dc0007c // ldr q28, [x3]
+	CBZ R1, end61
+loop61:
+	WORD $0x3cc04040 // ldur q0, [x2, #4]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0x4ec32844 // trn1 v4.2d, v2.2d, v3.2d
+	WORD $0x4ec36845 // trn2 v5.2d, v2.2d, v3.2d
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x3cc14040 // ldur q0, [x2, #20]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0x4ec32844 // trn1 v4.2d, v2.2d, v3.2d
+	WORD $0x4ec36845 // trn2 v5.2d, v2.2d, v3.2d
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	ADD $36, R2
+	SUB $1, R1
+	CBNZ R1, loop61
+end61:
+	RET
+
+// func unpackIQ4XSNEON(u, src *byte, blocks int, table *[16]byte)
+TEXT ·unpackIQ4XSNEON(SB), NOSPLIT, $0-32
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD table+24(FP), R3
+	WORD $0x3dc0007c // ldr q28, [x3]
+	CBZ R1, end62
+loop62:
+	WORD $0x3cc08040 // ldur q0, [x2, #8]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc18040 // ldur q0, [x2, #24]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc28040 // ldur q0, [x2, #40]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc38040 // ldur q0, [x2, #56]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc48040 // ldur q0, [x2, #72]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc58040 // ldur q0, [x2, #88]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc68040 // ldur q0, [x2, #104]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	WORD $0x3cc78040 // ldur q0, [x2, #120]
+	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
+	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
+	WORD $0x4e020382 // tbl v2.16b, {v28.16b}, v2.16b
+	WORD $0x4e030383 // tbl v3.16b, {v28.16b}, v3.16b
+	WORD $0xac810c02 // stp q2, q3, [x0], #32
+	ADD $136, R2
+	SUB $1, R1
+	CBNZ R1, loop62
+end62:
+	RET
+
+// func unpackQ4KNEON(u, src *byte, blocks int)
+TEXT ·unpackQ4KNEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end63
+loop63:
+	WORD $0xad408c42 // ldp q2, q3, [x2, #16]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad418c42 // ldp q2, q3, [x2, #48]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad428c42 // ldp q2, q3, [x2, #80]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad438c42 // ldp q2, q3, [x2, #112]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	ADD $144, R2
+	SUB $1, R1
+	CBNZ R1, loop63
+end63:
+	RET
+
+// func unpackQ5KNEON(u, src *byte, blocks int)
+TEXT ·unpackQ5KNEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end64
+loop64:
+	WORD $0xad40bc4e // ldp q14, q15, [x2, #16]
+	WORD $0xad418c42 // ldp q2, q3, [x2, #48]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4f0c55c8 // shl v8.16b, v14.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4f0c55e8 // shl v8.16b, v15.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x4f0b55c8 // shl v8.16b, v14.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x4f0b55e8 // shl v8.16b, v15.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad428c42 // ldp q2, q3, [x2, #80]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4f0a55c8 // shl v8.16b, v14.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4f0a55e8 // shl v8.16b, v15.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x4f0955c8 // shl v8.16b, v14.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x4f0955e8 // shl v8.16b, v15.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad438c42 // ldp q2, q3, [x2, #112]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4eae1dc8 // mov v8.16b, v14.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4eaf1de8 // mov v8.16b, v15.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x6f0f05c8 // ushr v8.16b, v14.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x6f0f05e8 // ushr v8.16b, v15.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	WORD $0xad448c42 // ldp q2, q3, [x2, #144]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x6f0e05c8 // ushr v8.16b, v14.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0e05e8 // ushr v8.16b, v15.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x6f0d05c8 // ushr v8.16b, v14.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x6f0d05e8 // ushr v8.16b, v15.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0xac811c06 // stp q6, q7, [x0], #32
+	ADD $176, R2
+	SUB $1, R1
+	CBNZ R1, loop64
+end64:
+	RET
+
+// func unpackQ6KNEON(u, src *byte, blocks int)
+TEXT ·unpackQ6KNEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f01e61e // movi v30.16b, #0x30
+	CBZ R1, end65
+loop65:
+	WORD $0xad400c42 // ldp q2, q3, [x2, #0]
+	WORD $0xad411444 // ldp q4, q5, [x2, #32]
+	WORD $0xad441c46 // ldp q6, q7, [x2, #128]
+	WORD $0x4e3f1c49 // and v9.16b, v2.16b, v31.16b
+	WORD $0x4f0c54c8 // shl v8.16b, v6.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x4e3f1c6a // and v10.16b, v3.16b, v31.16b
+	WORD $0x4f0c54e8 // shl v8.16b, v7.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x4e3f1c89 // and v9.16b, v4.16b, v31.16b
+	WORD $0x4f0a54c8 // shl v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x4e3f1caa // and v10.16b, v5.16b, v31.16b
+	WORD $0x4f0a54e8 // shl v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x6f0c0449 // ushr v9.16b, v2.16b, #4
+	WORD $0x4ea61cc8 // mov v8.16b, v6.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6f0c046a // ushr v10.16b, v3.16b, #4
+	WORD $0x4ea71ce8 // mov v8.16b, v7.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x6f0c0489 // ushr v9.16b, v4.16b, #4
+	WORD $0x6f0e04c8 // ushr v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6f0c04aa // ushr v10.16b, v5.16b, #4
+	WORD $0x6f0e04e8 // ushr v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0xad420c42 // ldp q2, q3, [x2, #64]
+	WORD $0xad431444 // ldp q4, q5, [x2, #96]
+	WORD $0xad451c46 // ldp q6, q7, [x2, #160]
+	WORD $0x4e3f1c49 // and v9.16b, v2.16b, v31.16b
+	WORD $0x4f0c54c8 // shl v8.16b, v6.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x4e3f1c6a // and v10.16b, v3.16b, v31.16b
+	WORD $0x4f0c54e8 // shl v8.16b, v7.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x4e3f1c89 // and v9.16b, v4.16b, v31.16b
+	WORD $0x4f0a54c8 // shl v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x4e3f1caa // and v10.16b, v5.16b, v31.16b
+	WORD $0x4f0a54e8 // shl v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x6f0c0449 // ushr v9.16b, v2.16b, #4
+	WORD $0x4ea61cc8 // mov v8.16b, v6.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6f0c046a // ushr v10.16b, v3.16b, #4
+	WORD $0x4ea71ce8 // mov v8.16b, v7.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	WORD $0x6f0c0489 // ushr v9.16b, v4.16b, #4
+	WORD $0x6f0e04c8 // ushr v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6f0c04aa // ushr v10.16b, v5.16b, #4
+	WORD $0x6f0e04e8 // ushr v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0xac812809 // stp q9, q10, [x0], #32
+	ADD $210, R2
+	SUB $1, R1
+	CBNZ R1, loop65
+end65:
+	RET
+
+// func unpackQ2KNEON(u, src *byte, blocks int)
+TEXT ·unpackQ2KNEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e47f // movi v31.16b, #3
+	CBZ R1, end66
+loop66:
+	WORD $0x3cc10040 // ldur q0, [x2, #16]
+	WORD $0x3cc20041 // ldur q1, [x2, #32]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x3cc30040 // ldur q0, [x2, #48]
+	WORD $0x3cc40041 // ldur q1, [x2, #64]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	ADD $84, R2
+	SUB $1, R1
+	CBNZ R1, loop66
+end66:
+	RET
+
+// func unpackTQ2NEON(u, src *byte, blocks int)
+TEXT ·unpackTQ2NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e47f // movi v31.16b, #3
+	CBZ R1, end67
+loop67:
+	WORD $0x3cc00040 // ldur q0, [x2, #0]
+	WORD $0x3cc10041 // ldur q1, [x2, #16]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x3cc20040 // ldur q0, [x2, #32]
+	WORD $0x3cc30041 // ldur q1, [x2, #48]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	ADD $66, R2
+	SUB $1, R1
+	CBNZ R1, loop67
+end67:
+	RET
+
+// func unpackQ3KNEON(u, src *byte, blocks int)
+TEXT ·unpackQ3KNEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e47f // movi v31.16b, #3
+	CBZ R1, end68
+loop68:
+	WORD $0xad400c42 // ldp q2, q3, [x2, #0]
+	WORD $0x4f00e49c // movi v28.16b, #4
+	WORD $0x3cc20040 // ldur q0, [x2, #32]
+	WORD $0x3cc30041 // ldur q1, [x2, #48]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4f0a5448 // shl v8.16b, v2.16b, #2
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x4f0a5468 // shl v8.16b, v3.16b, #2
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4f095448 // shl v8.16b, v2.16b, #1
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x4f095468 // shl v8.16b, v3.16b, #1
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x4ea21c48 // mov v8.16b, v2.16b
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x4ea31c68 // mov v8.16b, v3.16b
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0f0448 // ushr v8.16b, v2.16b, #1
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x6f0f0468 // ushr v8.16b, v3.16b, #1
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x3cc40040 // ldur q0, [x2, #64]
+	WORD $0x3cc50041 // ldur q1, [x2, #80]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0e0448 // ushr v8.16b, v2.16b, #2
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x6f0e0468 // ushr v8.16b, v3.16b, #2
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0e0404 // ushr v4.16b, v0.16b, #2
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0d0448 // ushr v8.16b, v2.16b, #3
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0e0425 // ushr v5.16b, v1.16b, #2
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x6f0d0468 // ushr v8.16b, v3.16b, #3
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0c0404 // ushr v4.16b, v0.16b, #4
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0c0448 // ushr v8.16b, v2.16b, #4
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0c0425 // ushr v5.16b, v1.16b, #4
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x6f0c0468 // ushr v8.16b, v3.16b, #4
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6f0a0404 // ushr v4.16b, v0.16b, #6
+	WORD $0x4e3f1c84 // and v4.16b, v4.16b, v31.16b
+	WORD $0x6f0b0448 // ushr v8.16b, v2.16b, #5
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0a0425 // ushr v5.16b, v1.16b, #6
+	WORD $0x4e3f1ca5 // and v5.16b, v5.16b, v31.16b
+	WORD $0x6f0b0468 // ushr v8.16b, v3.16b, #5
+	WORD $0x4e3c1d08 // and v8.16b, v8.16b, v28.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	ADD $110, R2
+	SUB $1, R1
+	CBNZ R1, loop68
+end68:
+	RET
+
+// func rowsQ8_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsQ8_0DOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end69
+loop69:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end70
+loop70:
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	WORD $0x3cc02042 // ldur q2, [x2, #2]
+	WORD $0x3cc12043 // ldur q3, [x2, #18]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $34, R2
+	SUB $1, R11
+	CBNZ R11, loop70
+end70:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop69
+end69:
+	RET
+
+// func rowsQ4_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsQ4_0DOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e51e // movi v30.16b, #8
+	CBZ R1, end71
+loop71:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end72
+loop72:
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	WORD $0x3cc02044 // ldur q4, [x2, #2]
+	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
+	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
+	WORD $0x6e3e8442 // sub v2.16b, v2.16b, v30.16b
+	WORD $0x6e3e8463 // sub v3.16b, v3.16b, v30.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989450 // sdot v16.4s, v2.16b, v24.16b
+	WORD $0x4e999470 // sdot v16.4s, v3.16b, v25.16b
+	WORD $0x7d400051 // ldr h17, [x2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xbc404532 // ldr s18, [x9], #4
+	WORD $0x1e320a31 // fmul s17, s17, s18
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	ADD $18, R2
+	SUB $1, R11
+	CBNZ R11, loop72
+end72:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop71
+end71:
+	RET
+
+// func rowsQ4KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsQ4KDOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	CBZ R1, end73
+loop73:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end74
+loop74:
+	MOVWU 4(R2), R12
+	MOVWU 8(R2), R13
+	MOVWU 12(R2), R14
+	ANDW $0x3f3f3f3f, R12, R15
+	ANDW $0x3f3f3f3f, R13, R16
+	LSRW $2, R12
+	LSRW $2, R13
+	ANDW $0x30303030, R12
+	ANDW $0x30303030, R13
+	LSRW $4, R14, R17
+	ANDW $0x0f0f0f0f, R14
+	ANDW $0x0f0f0f0f, R17
+	ORRW R14, R12
+	ORRW R17, R13
+	WORD $0x1e2701f0 // fmov s16, w15
+	WORD $0x4e0c1d90 // mov v16.s[1], w12
+	WORD $0x4e141e10 // mov v16.s[2], w16
+	WORD $0x4e1c1db0 // mov v16.s[3], w13
+	WORD $0x2f08a611 // ushll v17.8h, v16.8b, #0
+	WORD $0x6f08a612 // ushll2 v18.8h, v16.16b, #0
+	WORD $0x2f10a634 // ushll v20.4s, v17.4h, #0
+	WORD $0x2f10a656 // ushll v22.4s, v18.4h, #0
+	WORD $0x6f10a635 // ushll2 v21.4s, v17.8h, #0
+	WORD $0x6f10a657 // ushll2 v23.4s, v18.8h, #0
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x7d400050 // ldr h16, [x2]
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0x7d400451 // ldr h17, [x2, #2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xacc16538 // ldp q24, q25, [x9], #32
+	WORD $0xacc16d5a // ldp q26, q27, [x10], #32
+	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
+	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
+	WORD $0x4f9192d6 // fmul v22.4s, v22.4s, v17.s[0]
+	WORD $0x4ebacec0 // fmls v0.4s, v22.4s, v26.4s
+	WORD $0x4f9092b5 // fmul v21.4s, v21.4s, v16.s[0]
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x4f9192f7 // fmul v23.4s, v23.4s, v17.s[0]
+	WORD $0x4ebbcee1 // fmls v1.4s, v23.4s, v27.4s
+	WORD $0xad408c42 // ldp q2, q3, [x2, #16]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41221 // fmla v1.4s, v17.4s, v20.s[1]
+	WORD $0xad418c42 // ldp q2, q3, [x2, #48]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941a00 // fmla v0.4s, v16.4s, v20.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41a21 // fmla v1.4s, v17.4s, v20.s[3]
+	WORD $0xad428c42 // ldp q2, q3, [x2, #80]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51221 // fmla v1.4s, v17.4s, v21.s[1]
+	WORD $0xad438c42 // ldp q2, q3, [x2, #112]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951a00 // fmla v0.4s, v16.4s, v21.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
+	ADD $144, R2
+	SUB $1, R11
+	CBNZ R11, loop74
+end74:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop73
+end73:
+	RET
+
+// func rowsQ5KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsQ5KDOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f00e61e // movi v30.16b, #16
+	CBZ R1, end75
+loop75:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end76
+loop76:
+	MOVWU 4(R2), R12
+	MOVWU 8(R2), R13
+	MOVWU 12(R2), R14
+	ANDW $0x3f3f3f3f, R12, R15
+	ANDW $0x3f3f3f3f, R13, R16
+	LSRW $2, R12
+	LSRW $2, R13
+	ANDW $0x30303030, R12
+	ANDW $0x30303030, R13
+	LSRW $4, R14, R17
+	ANDW $0x0f0f0f0f, R14
+	ANDW $0x0f0f0f0f, R17
+	ORRW R14, R12
+	ORRW R17, R13
+	WORD $0x1e2701f0 // fmov s16, w15
+	WORD $0x4e0c1d90 // mov v16.s[1], w12
+	WORD $0x4e141e10 // mov v16.s[2], w16
+	WORD $0x4e1c1db0 // mov v16.s[3], w13
+	WORD $0x2f08a611 // ushll v17.8h, v16.8b, #0
+	WORD $0x6f08a612 // ushll2 v18.8h, v16.16b, #0
+	WORD $0x2f10a634 // ushll v20.4s, v17.4h, #0
+	WORD $0x2f10a656 // ushll v22.4s, v18.4h, #0
+	WORD $0x6f10a635 // ushll2 v21.4s, v17.8h, #0
+	WORD $0x6f10a657 // ushll2 v23.4s, v18.8h, #0
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x7d400050 // ldr h16, [x2]
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0x7d400451 // ldr h17, [x2, #2]
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0xacc16538 // ldp q24, q25, [x9], #32
+	WORD $0xacc16d5a // ldp q26, q27, [x10], #32
+	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
+	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
+	WORD $0x4f9192d6 // fmul v22.4s, v22.4s, v17.s[0]
+	WORD $0x4ebacec0 // fmls v0.4s, v22.4s, v26.4s
+	WORD $0x4f9092b5 // fmul v21.4s, v21.4s, v16.s[0]
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x4f9192f7 // fmul v23.4s, v23.4s, v17.s[0]
+	WORD $0x4ebbcee1 // fmls v1.4s, v23.4s, v27.4s
+	WORD $0xad40bc4e // ldp q14, q15, [x2, #16]
+	WORD $0xad418c42 // ldp q2, q3, [x2, #48]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4f0c55c8 // shl v8.16b, v14.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4f0c55e8 // shl v8.16b, v15.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x4f0b55c8 // shl v8.16b, v14.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x4f0b55e8 // shl v8.16b, v15.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41221 // fmla v1.4s, v17.4s, v20.s[1]
+	WORD $0xad428c42 // ldp q2, q3, [x2, #80]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4f0a55c8 // shl v8.16b, v14.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4f0a55e8 // shl v8.16b, v15.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x4f0955c8 // shl v8.16b, v14.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x4f0955e8 // shl v8.16b, v15.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941a00 // fmla v0.4s, v16.4s, v20.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41a21 // fmla v1.4s, v17.4s, v20.s[3]
+	WORD $0xad438c42 // ldp q2, q3, [x2, #112]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x4eae1dc8 // mov v8.16b, v14.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x4eaf1de8 // mov v8.16b, v15.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x6f0f05c8 // ushr v8.16b, v14.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x6f0f05e8 // ushr v8.16b, v15.16b, #1
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51221 // fmla v1.4s, v17.4s, v21.s[1]
+	WORD $0xad448c42 // ldp q2, q3, [x2, #144]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
+	WORD $0x6f0c0446 // ushr v6.16b, v2.16b, #4
+	WORD $0x6f0c0467 // ushr v7.16b, v3.16b, #4
+	WORD $0x6f0e05c8 // ushr v8.16b, v14.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81c84 // orr v4.16b, v4.16b, v8.16b
+	WORD $0x6f0e05e8 // ushr v8.16b, v15.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ca5 // orr v5.16b, v5.16b, v8.16b
+	WORD $0x6f0d05c8 // ushr v8.16b, v14.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81cc6 // orr v6.16b, v6.16b, v8.16b
+	WORD $0x6f0d05e8 // ushr v8.16b, v15.16b, #3
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81ce7 // orr v7.16b, v7.16b, v8.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951a00 // fmla v0.4s, v16.4s, v21.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
+	ADD $176, R2
+	SUB $1, R11
+	CBNZ R11, loop76
+end76:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop75
+end75:
+	RET
+
+// func rowsQ6KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsQ6KDOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	WORD $0x4f01e41d // movi v29.16b, #32
+	WORD $0x4f01e61e // movi v30.16b, #0x30
+	CBZ R1, end77
+loop77:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end78
+loop78:
+	WORD $0x3dc03050 // ldr q16, [x2, #192]
+	WORD $0x0f08a614 // sshll v20.8h, v16.8b, #0
+	WORD $0x4f08a615 // sshll2 v21.8h, v16.16b, #0
+	WORD $0x0f10a690 // sshll v16.4s, v20.4h, #0
+	WORD $0x4f10a691 // sshll2 v17.4s, v20.8h, #0
+	WORD $0x0f10a6b2 // sshll v18.4s, v21.4h, #0
+	WORD $0x4f10a6b3 // sshll2 v19.4s, v21.8h, #0
+	WORD $0x7d41a056 // ldr h22, [x2, #208]
+	WORD $0x1ee242d6 // fcvt s22, h22
+	WORD $0xacc15534 // ldp q20, q21, [x9], #32
+	WORD $0x4f969294 // fmul v20.4s, v20.4s, v22.s[0]
+	WORD $0x4f9692b5 // fmul v21.4s, v21.4s, v22.s[0]
+	WORD $0xad400c42 // ldp q2, q3, [x2, #0]
+	WORD $0xad411444 // ldp q4, q5, [x2, #32]
+	WORD $0xad441c46 // ldp q6, q7, [x2, #128]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4e3f1c49 // and v9.16b, v2.16b, v31.16b
+	WORD $0x4f0c54c8 // shl v8.16b, v6.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x4e3f1c6a // and v10.16b, v3.16b, v31.16b
+	WORD $0x4f0c54e8 // shl v8.16b, v7.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f90816d // mul v13.4s, v11.4s, v16.s[0]
+	WORD $0x6fb0018d // mla v13.4s, v12.4s, v16.s[1]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4f9411a0 // fmla v0.4s, v13.4s, v20.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4e3f1c89 // and v9.16b, v4.16b, v31.16b
+	WORD $0x4f0a54c8 // shl v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x4e3f1caa // and v10.16b, v5.16b, v31.16b
+	WORD $0x4f0a54e8 // shl v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f90896d // mul v13.4s, v11.4s, v16.s[2]
+	WORD $0x6fb0098d // mla v13.4s, v12.4s, v16.s[3]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4fb411a1 // fmla v1.4s, v13.4s, v20.s[1]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x6f0c0449 // ushr v9.16b, v2.16b, #4
+	WORD $0x4ea61cc8 // mov v8.16b, v6.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x6f0c046a // ushr v10.16b, v3.16b, #4
+	WORD $0x4ea71ce8 // mov v8.16b, v7.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f91816d // mul v13.4s, v11.4s, v17.s[0]
+	WORD $0x6fb1018d // mla v13.4s, v12.4s, v17.s[1]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4f9419a0 // fmla v0.4s, v13.4s, v20.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x6f0c0489 // ushr v9.16b, v4.16b, #4
+	WORD $0x6f0e04c8 // ushr v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x6f0c04aa // ushr v10.16b, v5.16b, #4
+	WORD $0x6f0e04e8 // ushr v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f91896d // mul v13.4s, v11.4s, v17.s[2]
+	WORD $0x6fb1098d // mla v13.4s, v12.4s, v17.s[3]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4fb419a1 // fmla v1.4s, v13.4s, v20.s[3]
+	WORD $0xad420c42 // ldp q2, q3, [x2, #64]
+	WORD $0xad431444 // ldp q4, q5, [x2, #96]
+	WORD $0xad451c46 // ldp q6, q7, [x2, #160]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4e3f1c49 // and v9.16b, v2.16b, v31.16b
+	WORD $0x4f0c54c8 // shl v8.16b, v6.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x4e3f1c6a // and v10.16b, v3.16b, v31.16b
+	WORD $0x4f0c54e8 // shl v8.16b, v7.16b, #4
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f92816d // mul v13.4s, v11.4s, v18.s[0]
+	WORD $0x6fb2018d // mla v13.4s, v12.4s, v18.s[1]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4f9511a0 // fmla v0.4s, v13.4s, v21.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4e3f1c89 // and v9.16b, v4.16b, v31.16b
+	WORD $0x4f0a54c8 // shl v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x4e3f1caa // and v10.16b, v5.16b, v31.16b
+	WORD $0x4f0a54e8 // shl v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f92896d // mul v13.4s, v11.4s, v18.s[2]
+	WORD $0x6fb2098d // mla v13.4s, v12.4s, v18.s[3]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4fb511a1 // fmla v1.4s, v13.4s, v21.s[1]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x6f0c0449 // ushr v9.16b, v2.16b, #4
+	WORD $0x4ea61cc8 // mov v8.16b, v6.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x6f0c046a // ushr v10.16b, v3.16b, #4
+	WORD $0x4ea71ce8 // mov v8.16b, v7.16b
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f93816d // mul v13.4s, v11.4s, v19.s[0]
+	WORD $0x6fb3018d // mla v13.4s, v12.4s, v19.s[1]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4f9519a0 // fmla v0.4s, v13.4s, v21.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x6f0c0489 // ushr v9.16b, v4.16b, #4
+	WORD $0x6f0e04c8 // ushr v8.16b, v6.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d29 // orr v9.16b, v9.16b, v8.16b
+	WORD $0x6e3d8529 // sub v9.16b, v9.16b, v29.16b
+	WORD $0x4f00e40b // movi v11.16b, #0
+	WORD $0x4e98952b // sdot v11.4s, v9.16b, v24.16b
+	WORD $0x6f0c04aa // ushr v10.16b, v5.16b, #4
+	WORD $0x6f0e04e8 // ushr v8.16b, v7.16b, #2
+	WORD $0x4e3e1d08 // and v8.16b, v8.16b, v30.16b
+	WORD $0x4ea81d4a // orr v10.16b, v10.16b, v8.16b
+	WORD $0x6e3d854a // sub v10.16b, v10.16b, v29.16b
+	WORD $0x4f00e40c // movi v12.16b, #0
+	WORD $0x4e99954c // sdot v12.4s, v10.16b, v25.16b
+	WORD $0x4f93896d // mul v13.4s, v11.4s, v19.s[2]
+	WORD $0x6fb3098d // mla v13.4s, v12.4s, v19.s[3]
+	WORD $0x4e21d9ad // scvtf v13.4s, v13.4s
+	WORD $0x4fb519a1 // fmla v1.4s, v13.4s, v21.s[3]
+	ADD $210, R2
+	SUB $1, R11
+	CBNZ R11, loop78
+end78:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop77
+end77:
+	RET
+
+// func rowsIQ4XSDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+TEXT ·rowsIQ4XSDOT(SB), NOSPLIT, $0-64
+	MOVD out+0(FP), R0
+	MOVD rows+8(FP), R1
+	MOVD src+16(FP), R2
+	MOVD values+24(FP), R3
+	MOVD scales+32(FP), R4
+	MOVD sums+40(FP), R5
+	MOVD blocks+48(FP), R6
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD table+56(FP), R7
+	WORD $0x3dc000fc // ldr q28, [x7]
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x6e3d1f9c // eor v28.16b, v28.16b, v29.16b
+	MOVD $0xfffafffcfffe0000, R7
+	MOVD $0xfff2fff4fff6fff8, R11
+	WORD $0x4e080cfd // dup v29.2d, x7
+	WORD $0x4e181d7d // mov v29.d[1], x11
+	MOVD $32, R7
+	WORD $0x4e020cfe // dup v30.8h, w7
+	CBZ R1, end79
+loop79:
+	MOVD R3, R8
+	MOVD R4, R9
+	MOVD R5, R10
+	MOVD R6, R11
+	WORD $0x4f00e400 // movi v0.16b, #0
+	WORD $0x4f00e401 // movi v1.16b, #0
+	CBZ R11, end80
+loop80:
+	MOVHU 2(R2), R12
+	MOVWU 4(R2), R13
+	WORD $0x4e020d90 // dup v16.8h, w12
+	WORD $0x6e7d4610 // ushl v16.8h, v16.8h, v29.8h
+	WORD $0x4f008471 // movi v17.8h, #3
+	WORD $0x4e311e10 // and v16.16b, v16.16b, v17.16b
+	WORD $0x4f145610 // shl v16.8h, v16.8h, #4
+	WORD $0x1e2701b1 // fmov s17, w13
+	WORD $0x4e3f1e32 // and v18.16b, v17.16b, v31.16b
+	WORD $0x6f0c0633 // ushr v19.16b, v17.16b, #4
+	WORD $0x4e133a51 // zip1 v17.16b, v18.16b, v19.16b
+	WORD $0x2f08a631 // ushll v17.8h, v17.8b, #0
+	WORD $0x4e718610 // add v16.8h, v16.8h, v17.8h
+	WORD $0x6e7e8610 // sub v16.8h, v16.8h, v30.8h
+	WORD $0x0f10a614 // sshll v20.4s, v16.4h, #0
+	WORD $0x4f10a615 // sshll2 v21.4s, v16.8h, #0
+	WORD $0x7d400050 // ldr h16, [x2]
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0xacc16538 // ldp q24, q25, [x9], #32
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
+	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4f9092b5 // fmul v21.4s, v21.4s, v16.s[0]
+	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
+	WORD $0x3cc08042 // ldur q2, [x2, #8]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x6f0c0445 // ushr v5.16b, v2.16b, #4
+	WORD $0x4e040384 // tbl v4.16b, {v28.16b}, v4.16b
+	WORD $0x4e050385 // tbl v5.16b, {v28.16b}, v5.16b
+	WORD $0x3cc18042 // ldur q2, [x2, #24]
+	WORD $0x4e3f1c46 // and v6.16b, v2.16b, v31.16b
+	WORD $0x6f0c0447 // ushr v7.16b, v2.16b, #4
+	WORD $0x4e060386 // tbl v6.16b, {v28.16b}, v6.16b
+	WORD $0x4e070387 // tbl v7.16b, {v28.16b}, v7.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41221 // fmla v1.4s, v17.4s, v20.s[1]
+	WORD $0x3cc28042 // ldur q2, [x2, #40]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x6f0c0445 // ushr v5.16b, v2.16b, #4
+	WORD $0x4e040384 // tbl v4.16b, {v28.16b}, v4.16b
+	WORD $0x4e050385 // tbl v5.16b, {v28.16b}, v5.16b
+	WORD $0x3cc38042 // ldur q2, [x2, #56]
+	WORD $0x4e3f1c46 // and v6.16b, v2.16b, v31.16b
+	WORD $0x6f0c0447 // ushr v7.16b, v2.16b, #4
+	WORD $0x4e060386 // tbl v6.16b, {v28.16b}, v6.16b
+	WORD $0x4e070387 // tbl v7.16b, {v28.16b}, v7.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f941a00 // fmla v0.4s, v16.4s, v20.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb41a21 // fmla v1.4s, v17.4s, v20.s[3]
+	WORD $0x3cc48042 // ldur q2, [x2, #72]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x6f0c0445 // ushr v5.16b, v2.16b, #4
+	WORD $0x4e040384 // tbl v4.16b, {v28.16b}, v4.16b
+	WORD $0x4e050385 // tbl v5.16b, {v28.16b}, v5.16b
+	WORD $0x3cc58042 // ldur q2, [x2, #88]
+	WORD $0x4e3f1c46 // and v6.16b, v2.16b, v31.16b
+	WORD $0x6f0c0447 // ushr v7.16b, v2.16b, #4
+	WORD $0x4e060386 // tbl v6.16b, {v28.16b}, v6.16b
+	WORD $0x4e070387 // tbl v7.16b, {v28.16b}, v7.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51221 // fmla v1.4s, v17.4s, v21.s[1]
+	WORD $0x3cc68042 // ldur q2, [x2, #104]
+	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
+	WORD $0x6f0c0445 // ushr v5.16b, v2.16b, #4
+	WORD $0x4e040384 // tbl v4.16b, {v28.16b}, v4.16b
+	WORD $0x4e050385 // tbl v5.16b, {v28.16b}, v5.16b
+	WORD $0x3cc78042 // ldur q2, [x2, #120]
+	WORD $0x4e3f1c46 // and v6.16b, v2.16b, v31.16b
+	WORD $0x6f0c0447 // ushr v7.16b, v2.16b, #4
+	WORD $0x4e060386 // tbl v6.16b, {v28.16b}, v6.16b
+	WORD $0x4e070387 // tbl v7.16b, {v28.16b}, v7.16b
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e410 // movi v16.16b, #0
+	WORD $0x4e989490 // sdot v16.4s, v4.16b, v24.16b
+	WORD $0x4e9994b0 // sdot v16.4s, v5.16b, v25.16b
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4f951a00 // fmla v0.4s, v16.4s, v21.s[2]
+	WORD $0xacc16518 // ldp q24, q25, [x8], #32
+	WORD $0x4f00e411 // movi v17.16b, #0
+	WORD $0x4e9894d1 // sdot v17.4s, v6.16b, v24.16b
+	WORD $0x4e9994f1 // sdot v17.4s, v7.16b, v25.16b
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
+	ADD $136, R2
+	SUB $1, R11
+	CBNZ R11, loop80
+end80:
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbc004400 // str s0, [x0], #4
+	SUB $1, R1
+	CBNZ R1, loop79
+end79:
+	RET
+
 // func peakFMANEON(n int)
 TEXT ·peakFMANEON(SB), NOSPLIT, $0-8
 	MOVD n+0(FP), R0
@@ -4780,8 +6522,8 @@ TEXT ·peakFMANEON(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end54
-loop54:
+	CBZ R0, end81
+loop81:
 	WORD $0x4e3fcfc0 // fmla v0.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc1 // fmla v1.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc2 // fmla v2.4s, v30.4s, v31.4s
@@ -4807,8 +6549,8 @@ loop54:
 	WORD $0x4e3fcfd6 // fmla v22.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfd7 // fmla v23.4s, v30.4s, v31.4s
 	SUB $1, R0
-	CBNZ R0, loop54
-end54:
+	CBNZ R0, loop81
+end81:
 	RET
 
 // func peakDOT(n int)
@@ -4846,8 +6588,8 @@ TEXT ·peakDOT(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end55
-loop55:
+	CBZ R0, end82
+loop82:
 	WORD $0x4e9f97c0 // sdot v0.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c1 // sdot v1.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c2 // sdot v2.4s, v30.16b, v31.16b
@@ -4873,8 +6615,8 @@ loop55:
 	WORD $0x4e9f97d6 // sdot v22.4s, v30.16b, v31.16b
 	WORD $0x4e9f97d7 // sdot v23.4s, v30.16b, v31.16b
 	SUB $1, R0
-	CBNZ R0, loop55
-end55:
+	CBNZ R0, loop82
+end82:
 	RET
 
 // func readAllNEON(x *byte, n int)
@@ -4882,8 +6624,8 @@ TEXT ·readAllNEON(SB), NOSPLIT, $0-16
 	MOVD x+0(FP), R0
 	MOVD n+8(FP), R1
 	LSR $8, R1
-	CBZ R1, end56
-loop56:
+	CBZ R1, end83
+loop83:
 	WORD $0xad400400 // ldp q0, q1, [x0, #0]
 	WORD $0xad410c02 // ldp q2, q3, [x0, #32]
 	WORD $0xad421404 // ldp q4, q5, [x0, #64]
@@ -4894,6 +6636,6 @@ loop56:
 	WORD $0xad473c0e // ldp q14, q15, [x0, #224]
 	ADD $256, R0
 	SUB $1, R1
-	CBNZ R1, loop56
-end56:
+	CBNZ R1, loop83
+end83:
 	RET

@@ -205,28 +205,35 @@ func unpackQ8_0(u []byte, scale, _ []float32, src []byte) {
 	}
 }
 
+func scalesQ2K(scale, offset []float32, src []byte) {
+	d, dmin := half(src[80:]), half(src[82:])
+	for g, sc := range src[:16] {
+		scale[g], offset[g] = d*float32(sc&15), -(dmin * float32(sc>>4))
+	}
+}
+
 func unpackQ2K(u []byte, scale, offset []float32, src []byte) {
 	for ; len(src) >= 84; u, scale, offset, src = u[256:], scale[16:], offset[16:], src[84:] {
-		d, dmin := half(src[80:]), half(src[82:])
-		for g, sc := range src[:16] {
-			scale[g], offset[g] = d*float32(sc&15), -(dmin * float32(sc>>4))
-		}
+		scalesQ2K(scale, offset, src)
 		for i := range 256 {
 			u[i] = src[16+i/128*32+i%32] >> (i / 32 % 4 * 2) & 3
 		}
 	}
 }
 
+func scalesQ3K(scale []float32, src []byte) {
+	d, sc := half(src[108:]), src[96:108]
+	for g := range 16 {
+		// 6 bits: low 4 from the first 8 bytes, high 2 from the last 4.
+		low := sc[g%8] >> (g / 8 * 4) & 15
+		high := sc[8+g%4] >> (g / 4 * 2) & 3
+		scale[g] = d * float32(int(low|high<<4)-32)
+	}
+}
+
 func unpackQ3K(u []byte, scale, _ []float32, src []byte) {
 	for ; len(src) >= 110; u, scale, src = u[256:], scale[16:], src[110:] {
-		d := half(src[108:])
-		sc := src[96:108]
-		for g := range 16 {
-			// 6 bits: low 4 from the first 8 bytes, high 2 from the last 4.
-			low := sc[g%8] >> (g / 8 * 4) & 15
-			high := sc[8+g%4] >> (g / 4 * 2) & 3
-			scale[g] = d * float32(int(low|high<<4)-32)
-		}
+		scalesQ3K(scale, src)
 		for i := range 256 {
 			u[i] = src[32+i/128*32+i%32]>>(i/32%4*2)&3 | src[i%32]>>(i/32)&1<<2
 		}
@@ -268,12 +275,16 @@ func unpackQ5K(u []byte, scale, offset []float32, src []byte) {
 	}
 }
 
+func scalesQ6K(scale []float32, src []byte) {
+	d := half(src[208:])
+	for g, sc := range src[192:208] {
+		scale[g] = d * float32(int8(sc))
+	}
+}
+
 func unpackQ6K(u []byte, scale, _ []float32, src []byte) {
 	for ; len(src) >= 210; u, scale, src = u[256:], scale[16:], src[210:] {
-		d := half(src[208:])
-		for g, sc := range src[192:208] {
-			scale[g] = d * float32(int8(sc))
-		}
+		scalesQ6K(scale, src)
 		for i := range 256 {
 			part := i / 32 % 4
 			low := src[i/128*64+part%2*32+i%32] >> (part / 2 * 4) & 15
@@ -306,26 +317,34 @@ func unpackIQ4NL(u []byte, scale, _ []float32, src []byte) {
 	}
 }
 
+func scalesIQ4XS(scale []float32, src []byte) {
+	d, high := half(src), binary.LittleEndian.Uint16(src[2:])
+	for g := range 8 {
+		sc := src[4+g/2]>>(g%2*4)&15 | byte(high>>(2*g)&3)<<4
+		scale[g] = d * float32(int(sc)-32)
+	}
+}
+
 func unpackIQ4XS(u []byte, scale, _ []float32, src []byte) {
 	for ; len(src) >= 136; u, scale, src = u[256:], scale[8:], src[136:] {
-		d := half(src)
-		high := binary.LittleEndian.Uint16(src[2:])
+		scalesIQ4XS(scale, src)
 		for g := range 8 {
-			sc := src[4+g/2]>>(g%2*4)&15 | byte(high>>(2*g)&3)<<4
-			scale[g] = d * float32(int(sc)-32)
 			lookup(u[32*g:], src[8+16*g:24+16*g], &levelsIQ4)
 		}
 	}
 }
 
+// halfE8M0 returns half of 2^(e-127), for the levels are twice the values.
+func halfE8M0(e byte) float32 {
+	if e >= 2 {
+		return math.Float32frombits(uint32(e-1) << 23)
+	}
+	return math.Float32frombits(uint32(0x00200000) << e)
+}
+
 func unpackMXFP4(u []byte, scale, _ []float32, src []byte) {
 	for g := 0; len(src) >= 17; g, src = g+1, src[17:] {
-		// Half of 2^(e-127), for the levels are twice the values.
-		bits := uint32(0x00200000) << src[0]
-		if src[0] >= 2 {
-			bits = uint32(src[0]-1) << 23
-		}
-		scale[g] = math.Float32frombits(bits)
+		scale[g] = halfE8M0(src[0])
 		lookup(u[32*g:], src[1:17], &levelsFP4)
 	}
 }

@@ -189,7 +189,86 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 	expandNEON(&dst[0], &u[0], &scale[0], off, groups, f.group, uint64(f.zero()))
 }
 
-func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
+// unpackSIMD is a type's unpacker with assembly for the bytes, false if there
+// is none.
+func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) bool {
+	size := t.BlockSize()
+	blocks := len(src) / size
+	if !hasNEON || blocks == 0 {
+		return false
+	}
+	var kernel func(u, src *byte, blocks int)
+	var withTable func(u, src *byte, blocks int, table *[16]byte)
+	table := &levelsIQ4
+	switch t {
+	case quant.Q4_0:
+		kernel = unpackQ4_0NEON
+	case quant.Q4_1:
+		kernel = unpackQ4_1NEON
+	case quant.Q5_0:
+		kernel = unpackQ5_0NEON
+	case quant.Q5_1:
+		kernel = unpackQ5_1NEON
+	case quant.Q8_0:
+		kernel = unpackQ8_0NEON
+	case quant.Q2_K:
+		kernel = unpackQ2KNEON
+	case quant.Q3_K:
+		kernel = unpackQ3KNEON
+	case quant.Q4_K:
+		kernel = unpackQ4KNEON
+	case quant.Q5_K:
+		kernel = unpackQ5KNEON
+	case quant.Q6_K:
+		kernel = unpackQ6KNEON
+	case quant.TQ2_0:
+		kernel = unpackTQ2NEON
+	case quant.IQ4_NL:
+		withTable = unpackIQ4NLNEON
+	case quant.IQ4_XS:
+		withTable = unpackIQ4XSNEON
+	case quant.MXFP4:
+		withTable, table = unpackMXFP4NEON, &levelsFP4
+	case quant.NVFP4:
+		withTable, table = unpackNVFP4NEON, &levelsFP4
+	default:
+		return false
+	}
+	_ = u[blocks*t.BlockLen()-1]
+	if kernel != nil {
+		kernel(&u[0], &src[0], blocks)
+	} else {
+		withTable(&u[0], &src[0], blocks, table)
+	}
+	for b := range blocks {
+		src := src[b*size:][:size]
+		switch t {
+		case quant.Q4_0, quant.Q5_0, quant.Q8_0, quant.IQ4_NL:
+			scale[b] = half(src)
+		case quant.Q4_1, quant.Q5_1:
+			scale[b], offset[b] = half(src), half(src[2:])
+		case quant.Q2_K:
+			scalesQ2K(scale[16*b:], offset[16*b:], src)
+		case quant.Q3_K:
+			scalesQ3K(scale[16*b:], src)
+		case quant.Q4_K, quant.Q5_K:
+			scalesK(scale[8*b:], offset[8*b:], src)
+		case quant.Q6_K:
+			scalesQ6K(scale[16*b:], src)
+		case quant.TQ2_0:
+			fill(scale[8*b:][:8], half(src[64:]))
+		case quant.IQ4_XS:
+			scalesIQ4XS(scale[8*b:], src)
+		case quant.MXFP4:
+			scale[b] = halfE8M0(src[0])
+		case quant.NVFP4:
+			for g := range 4 {
+				scale[4*b+g] = halfUE4M3(src[g])
+			}
+		}
+	}
+	return true
+}
 
 func mulScale(out, x, weight []float32, s float32) {
 	n := whole(len(x))
@@ -362,6 +441,34 @@ func readAll(buf []byte) {
 	}
 }
 
-func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
-	return false
+// rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
+// activations, straight from the blocks; false if there is no assembly for it.
+func rowsSIMD(t quant.Type, out []float32, src, values []byte, _ []int32, scales, sums []float32) bool {
+	if !hasDotProd || len(out) == 0 {
+		return false
+	}
+	var kernel func(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
+	switch t {
+	case quant.Q4_0:
+		kernel = rowsQ4_0DOT
+	case quant.Q8_0:
+		kernel = rowsQ8_0DOT
+	case quant.Q4_K:
+		kernel = rowsQ4KDOT
+	case quant.Q5_K:
+		kernel = rowsQ5KDOT
+	case quant.Q6_K:
+		kernel = rowsQ6KDOT
+	case quant.IQ4_XS:
+		kernel = rowsIQ4XSDOT
+	default:
+		return false
+	}
+	blocks := len(src) / len(out) / t.RowSize(256)
+	if blocks == 0 {
+		return false
+	}
+	_, _, _ = values[256*blocks-1], scales[8*blocks-1], sums[8*blocks-1]
+	kernel(&out[0], len(out), &src[0], &values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
+	return true
 }

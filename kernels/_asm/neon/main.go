@@ -44,6 +44,8 @@ func main() {
 	dotProducts()
 	layout()
 	vectors()
+	unpackers()
+	rows()
 	peaks()
 	for name, b := range map[string]*bytes.Buffer{*out: &code, *stub: &stubs} {
 		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
