@@ -274,6 +274,12 @@ func maximumAVX512(x *float32, n int) float32
 //go:noescape
 func expSumAVX512(dst *float32, x *float32, n int, top float32) float64
 
+// divergenceAVX512 returns the sums of exp(p[i]-topP), of exp(q[i]-topQ) and of
+// exp(p[i]-topP)*(p[i]-q[i]); n is a multiple of the vector length.
+//
+//go:noescape
+func divergenceAVX512(p *float32, q *float32, n int, topP float32, topQ float32) (sumP float64, sumQ float64, diff float64)
+
 // siluMulAVX512 computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector
 // length.
 //
@@ -328,6 +334,12 @@ func maximumAVX2(x *float32, n int) float32
 //
 //go:noescape
 func expSumAVX2(dst *float32, x *float32, n int, top float32) float64
+
+// divergenceAVX2 returns the sums of exp(p[i]-topP), of exp(q[i]-topQ) and of
+// exp(p[i]-topP)*(p[i]-q[i]); n is a multiple of the vector length.
+//
+//go:noescape
+func divergenceAVX2(p *float32, q *float32, n int, topP float32, topQ float32) (sumP float64, sumQ float64, diff float64)
 
 // siluMulAVX2 computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector
 // length.

@@ -171,3 +171,14 @@ func BenchmarkTile(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDivergence is what verify does per position and model beside the
+// forward pass.
+func BenchmarkDivergence(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	p, q := randomFloats(r, 128<<10), randomFloats(r, 128<<10)
+	b.SetBytes(int64(4 * (len(p) + len(q))))
+	for b.Loop() {
+		Divergence(p, q)
+	}
+}

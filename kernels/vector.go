@@ -99,6 +99,36 @@ func expSumGo(dst, x []float32, top float32) float64 {
 	return sum
 }
 
+// Divergence returns the Kullback-Leibler divergence, in nats, of the softmax
+// distribution Q of the logits q from P of p, with the logarithms of both sums of
+// exponentials:
+//
+//	KL = sum P (ln P - ln Q) = sum P (p - q) - lse(p) + lse(q)
+//
+// The second form needs one exponential per entry and distribution. They are
+// float32, sums and differences float64: the result is good to about 1e-7. len(q)
+// is len(p).
+func Divergence(p, q []float32) (kl, lseP, lseQ float64) {
+	q = q[:len(p)]
+	topP, topQ := maximum(p), maximum(q)
+	sumP, sumQ, diff := divergence(p, q, topP, topQ)
+	lseP = float64(topP) + math.Log(sumP)
+	lseQ = float64(topQ) + math.Log(sumQ)
+	// Rounding may leave a tiny negative number where P and Q agree.
+	return max(0, diff/sumP-lseP+lseQ), lseP, lseQ
+}
+
+func divergenceGo(p, q []float32, topP, topQ float32) (sumP, sumQ, diff float64) {
+	for i, a := range p {
+		b := q[i]
+		e := float64(exp32(a - topP))
+		sumP += e
+		diff += e * (float64(a) - float64(b))
+		sumQ += float64(exp32(b - topQ))
+	}
+	return sumP, sumQ, diff
+}
+
 func maximumGo(x []float32) float32 {
 	top := float32(math.Inf(-1))
 	for _, v := range x {

@@ -371,3 +371,37 @@ func attentionReference(s *AttentionShape, q, k, v []float32, head, pos int) []f
 	}
 	return out
 }
+
+func TestDivergence(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(6, 2))
+		for _, n := range []int{1, 2, 7, 8, 15, 16, 17, 33, 100, 1000, 32001} {
+			for _, noise := range []float64{0, 0.01, 3} {
+				p, q := make([]float32, n), make([]float32, n)
+				var sp, sq, want float64
+				for i := range p {
+					x := 4 * r.NormFloat64()
+					p[i], q[i] = float32(x+20), float32(x+noise*r.NormFloat64()-9)
+					sp += math.Exp(float64(p[i]))
+					sq += math.Exp(float64(q[i]))
+				}
+				for i := range p {
+					a, b := float64(p[i])-math.Log(sp), float64(q[i])-math.Log(sq)
+					want += math.Exp(a) * (a - b)
+				}
+				kl, lp, lq := Divergence(p, q)
+				if math.Abs(kl-want) > 5e-7*max(1, want) || kl < 0 {
+					t.Errorf("%d of noise %g: KL %g, want %g", n, noise, kl, want)
+				}
+				if math.Abs(lp-math.Log(sp)) > 2e-6 || math.Abs(lq-math.Log(sq)) > 2e-6 {
+					t.Errorf("%d of noise %g: sums %g and %g, want %g and %g", n, noise, lp, lq, math.Log(sp), math.Log(sq))
+				}
+			}
+		}
+		p := make([]float32, 40)
+		p[3] = float32(math.NaN())
+		if kl, lp, _ := Divergence(p, make([]float32, 40)); kl == kl || lp == lp {
+			t.Errorf("a NaN gives %g and %g", kl, lp)
+		}
+	})
+}

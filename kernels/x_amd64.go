@@ -311,6 +311,20 @@ func expSum(dst, x []float32, top float32) float64 {
 	return sum
 }
 
+func divergence(p, q []float32, topP, topQ float32) (sumP, sumQ, diff float64) {
+	n := whole(len(p))
+	sumP, sumQ, diff = divergenceGo(p[n:], q[n:], topP, topQ)
+	var a, b, d float64
+	switch {
+	case n == 0:
+	case hasAVX512:
+		a, b, d = divergenceAVX512(&p[0], &q[0], n, topP, topQ)
+	default:
+		a, b, d = divergenceAVX2(&p[0], &q[0], n, topP, topQ)
+	}
+	return sumP + a, sumQ + b, diff + d
+}
+
 func siluMul(out, gate, up []float32) {
 	n := whole(len(gate))
 	switch {

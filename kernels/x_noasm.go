@@ -42,6 +42,10 @@ func sumSquares(x []float32) float64 { return sumSquaresGo(x) }
 
 func expSum(dst, x []float32, top float32) float64 { return expSumGo(dst, x, top) }
 
+func divergence(p, q []float32, topP, topQ float32) (sumP, sumQ, diff float64) {
+	return divergenceGo(p, q, topP, topQ)
+}
+
 func maximum(x []float32) float32 { return maximumGo(x) }
 
 func siluMul(out, gate, up []float32) { siluMulGo(out, gate, up) }

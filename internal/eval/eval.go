@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+
+	"github.com/smeltgguf/smelt/kernels"
 )
 
 // Model is a language model that can be measured.
@@ -331,18 +333,18 @@ func (r *run) scoreRow(rows [][]rowFigures, k int, target int32) {
 	if !r.base {
 		for i := range r.models {
 			x := row(i)
-			rows[i][k] = rowFigures{nll: logSumExp(x) - float64(x[target])}
+			rows[i][k] = rowFigures{nll: kernels.LogSumExp(x) - float64(x[target])}
 		}
 		return
 	}
 	if len(r.models) == 1 {
-		rows[0][k] = rowFigures{nll: logSumExp(first) - float64(first[target])}
+		rows[0][k] = rowFigures{nll: kernels.LogSumExp(first) - float64(first[target])}
 		return
 	}
 	baseTop := top(first)
 	for i := 1; i < len(r.models); i++ {
 		x := row(i)
-		kl, lseBase, lse := klDivergence(first, x)
+		kl, lseBase, lse := kernels.Divergence(first, x)
 		base := rowFigures{nll: lseBase - float64(first[target])}
 		f := rowFigures{nll: lse - float64(x[target]), kl: kl}
 		f.dp = math.Exp(-f.nll) - math.Exp(-base.nll)

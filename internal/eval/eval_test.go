@@ -85,7 +85,7 @@ func near(t *testing.T, what string, got, want, tol float64) {
 }
 
 // TestRunAgainstDirectSums computes every figure again from full probability
-// vectors and the textbook formulas.
+// vectors and the textbook formulas; what remains is the float32 exponentials.
 func TestRunAgainstDirectSums(t *testing.T) {
 	const vocab, ctx = 50, 16
 	tokens := text(100, vocab)
@@ -127,15 +127,15 @@ func TestRunAgainstDirectSums(t *testing.T) {
 		}
 	}
 	m := res.Models[0]
-	near(t, "base ppl", res.Base.PPL, math.Exp(nllBase/n), 1e-9)
-	near(t, "ppl", m.PPL, math.Exp(nll/n), 1e-9)
-	near(t, "ppl_ratio", m.PPLRatio, math.Exp((nll-nllBase)/n), 1e-12)
-	near(t, "ppl_diff", m.PPLDiff, math.Exp(nll/n)-math.Exp(nllBase/n), 1e-9)
-	near(t, "mean_kld", m.MeanKLD, kl/n, 1e-12)
+	near(t, "base ppl", res.Base.PPL, math.Exp(nllBase/n), 1e-5)
+	near(t, "ppl", m.PPL, math.Exp(nll/n), 1e-5)
+	near(t, "ppl_ratio", m.PPLRatio, math.Exp((nll-nllBase)/n), 1e-7)
+	near(t, "ppl_diff", m.PPLDiff, math.Exp(nll/n)-math.Exp(nllBase/n), 1e-5)
+	near(t, "mean_kld", m.MeanKLD, kl/n, 1e-7)
 	slices.Sort(kls)
-	near(t, "max_kld", m.MaxKLD, kls[len(kls)-1], 1e-12)
-	near(t, "median_kld", m.MedianKLD, (kls[(len(kls)-1)/2]+kls[len(kls)/2])/2, 1e-12)
-	near(t, "mean_dp", m.MeanDP, dp/n, 1e-12)
+	near(t, "max_kld", m.MaxKLD, kls[len(kls)-1], 1e-7)
+	near(t, "median_kld", m.MedianKLD, (kls[(len(kls)-1)/2]+kls[len(kls)/2])/2, 1e-7)
+	near(t, "mean_dp", m.MeanDP, dp/n, 1e-7)
 	near(t, "rms_dp", m.RMSDP, math.Sqrt(dp2/n), 1e-12)
 	near(t, "same_top", m.SameTop, same/n, 1e-12)
 	if m.Correlation < 0.8 || m.Correlation > 1 {

@@ -14,6 +14,7 @@ func vectors() {
 		scaleAdd(w)
 		maximum(w, e)
 		expSum(w, e)
+		divergence(w, e)
 		siluMul(w, e)
 		gelu(w, e)
 		softcap(w, e)
@@ -271,6 +272,62 @@ func expSum(w width, e *exponential) {
 	VADDPD(v(8), v(7), v(7))
 	sumPD(w, 7, 1)
 	Store(reg.X7, ReturnIndex(0))
+	ret()
+}
+
+// divergence sums what a KL divergence is made of; all sums are float64, and so
+// are the differences p-q.
+func divergence(w width, e *exponential) {
+	text("divergence"+w.suffix(), "func(p, q *float32, n int, topP, topQ float32) (sumP, sumQ, diff float64)",
+		"divergence"+w.suffix()+" returns the sums of exp(p[i]-topP), of exp(q[i]-topQ) and of",
+		"exp(p[i]-topP)*(p[i]-q[i]); n is a multiple of the vector length.")
+	p, q, n := load("p"), load("q"), load("n")
+	v := w.v
+	for i, name := range []string{"topP", "topQ"} {
+		s := XMM()
+		Load(Param(name), s)
+		VBROADCASTSS(s, v(6+i))
+	}
+	e.setup(w)
+	for i := 8; i < 14; i++ {
+		zero(v(i))
+	}
+	// half is what VCVTPS2PD reads: half a vector.
+	half := int(w) / 2
+	exp := func(x reg.GPVirtual, top int) {
+		VMOVUPS(ptr(x, 0), v(0))
+		VSUBPS(v(top), v(0), v(0))
+		e.apply(w, 0, 1, 2, 3)
+		if w == avx512 {
+			VEXTRACTF64X4(U8(1), zmm[0], reg.Y2)
+			VCVTPS2PD(reg.Y0, zmm[1])
+			VCVTPS2PD(reg.Y2, zmm[2])
+		} else {
+			VEXTRACTF128(U8(1), reg.Y0, reg.X2)
+			VCVTPS2PD(reg.X0, reg.Y1)
+			VCVTPS2PD(reg.X2, reg.Y2)
+		}
+	}
+	each(w, n, []reg.GPVirtual{p, q}, func() {
+		exp(p, 6)
+		for i := range 2 {
+			VADDPD(v(1+i), v(8+i), v(8+i))
+			VCVTPS2PD(ptr(p, i*half), v(4))
+			VCVTPS2PD(ptr(q, i*half), v(5))
+			VSUBPD(v(5), v(4), v(4))
+			VFMADD231PD(v(4), v(1+i), v(12+i))
+		}
+		exp(q, 7)
+		VADDPD(v(1), v(10), v(10))
+		VADDPD(v(2), v(11), v(11))
+	})
+	for i := range 3 {
+		VADDPD(v(9+2*i), v(8+2*i), v(8+2*i))
+		sumPD(w, 8+2*i, 1)
+	}
+	Store(reg.X8, ReturnIndex(0))
+	Store(reg.X10, ReturnIndex(1))
+	Store(reg.X12, ReturnIndex(2))
 	ret()
 }
 
