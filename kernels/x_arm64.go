@@ -303,6 +303,21 @@ func expSum(dst, x []float32, top float32) float64 {
 	return sum
 }
 
+// divergence takes the exponentials, which are most of the work, from vectors.
+func divergence(p, q []float32, topP, topQ float32) (sumP, sumQ, diff float64) {
+	var terms [256]float32
+	for len(p) > 0 {
+		n := min(len(p), len(terms))
+		sumP += expSum(terms[:n], p[:n], topP)
+		sumQ += expSum(nil, q[:n], topQ)
+		for i, e := range terms[:n] {
+			diff += float64(e) * (float64(p[i]) - float64(q[i]))
+		}
+		p, q = p[n:], q[n:]
+	}
+	return sumP, sumQ, diff
+}
+
 func maximum(x []float32) float32 {
 	n := whole(len(x))
 	top := maximumGo(x[n:])
