@@ -151,30 +151,40 @@ func gemmInt8g16oAVX2(c *float32, u *byte, scale *float32, offset *float32, acts
 //go:noescape
 func dotF32AVX512(x *byte, y *float32, n int) float32
 
-// dotF16AVX512 returns the sum of x[i]*y[i], n being a multiple of the vector length.
+// dotTwoF32AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
-func dotF16AVX512(x *byte, y *float32, n int) float32
+func dotTwoF32AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
 
-// dotBF16AVX512 returns the sum of x[i]*y[i], n being a multiple of the vector length.
+// dotTwoF16AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
-func dotBF16AVX512(x *byte, y *float32, n int) float32
+func dotTwoF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
+
+// dotTwoBF16AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+//
+//go:noescape
+func dotTwoBF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
 
 // dotF32AVX2 returns the sum of x[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
 func dotF32AVX2(x *byte, y *float32, n int) float32
 
-// dotF16AVX2 returns the sum of x[i]*y[i], n being a multiple of the vector length.
+// dotTwoF32AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
-func dotF16AVX2(x *byte, y *float32, n int) float32
+func dotTwoF32AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
 
-// dotBF16AVX2 returns the sum of x[i]*y[i], n being a multiple of the vector length.
+// dotTwoF16AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
-func dotBF16AVX2(x *byte, y *float32, n int) float32
+func dotTwoF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+
+// dotTwoBF16AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+//
+//go:noescape
+func dotTwoBF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
 
 // dotGroups32VNNI returns the sum over g of scale[g]*scales[g] * sum of u[i]*values[i] over group g of 32.
 //
@@ -495,47 +505,53 @@ func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
 //go:noescape
 func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
 
-// rowsQ4_0VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsQ4_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ4_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ4_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ8_0VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsQ8_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ8_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ8_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ4KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsQ4KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ4KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ4KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ5KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsQ5KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ5KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ5KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ6KVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsQ6KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ6KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ4XSVNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of
-// one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the
-// sums of each 32 activations.
+// rowsIQ4XSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ4XSVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// negSumsVNNI writes n times 16 negated sums of 4 values, shifted left: those of 64 values, or for each = 2
+// those of 64 and of the 64 after them together.
+//
+//go:noescape
+func negSumsVNNI(neg *int32, values *byte, each int, n int, shift uint64)
 
 // peakFMAAVX512 runs n times 48 multiply-adds, 12 of them independent, of 16 float32.
 //

@@ -4091,48 +4091,56 @@ sum:
 	VZEROUPPER
 	RET
 
-// func dotF16AVX512(x *byte, y *float32, n int) float32
+// func dotTwoF32AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
 // Requires: AVX, AVX2, AVX512F, MMX+, SSE
-TEXT ·dotF16AVX512(SB), NOSPLIT, $0-28
-	MOVQ  x+0(FP), AX
-	MOVQ  y+8(FP), CX
-	MOVQ  n+16(FP), DX
+TEXT ·dotTwoF32AVX512(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 
 wide:
-	CMPQ        DX, $0x00000040
+	CMPQ        BX, $0x00000020
 	JL          narrow
 	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Z4
-	VFMADD231PS (CX), Z4, Z0
-	VCVTPH2PS   32(AX), Z5
-	VFMADD231PS 64(CX), Z5, Z1
-	VCVTPH2PS   64(AX), Z6
-	VFMADD231PS 128(CX), Z6, Z2
-	VCVTPH2PS   96(AX), Z7
-	VFMADD231PS 192(CX), Z7, Z3
+	PREFETCHT0  2112(AX)
+	VMOVUPS     (AX), Z4
+	VFMADD231PS (DX), Z4, Z0
+	VMOVUPS     64(AX), Z5
+	VFMADD231PS 64(DX), Z5, Z1
 	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000100, CX
-	SUBQ        $0x00000040, DX
+	PREFETCHT0  2048(CX)
+	PREFETCHT0  2112(CX)
+	VMOVUPS     (CX), Z6
+	VFMADD231PS (DX), Z6, Z2
+	VMOVUPS     64(CX), Z7
+	VFMADD231PS 64(DX), Z7, Z3
+	ADDQ        $0x00000080, CX
+	ADDQ        $0x00000080, DX
+	SUBQ        $0x00000020, BX
 	JMP         wide
 
 narrow:
-	TESTQ       DX, DX
+	TESTQ       BX, BX
 	JZ          sum
-	VCVTPH2PS   (AX), Z4
-	VFMADD231PS (CX), Z4, Z0
-	ADDQ        $0x00000020, AX
+	PREFETCHT0  2048(AX)
+	VMOVUPS     (AX), Z4
+	VFMADD231PS (DX), Z4, Z0
+	ADDQ        $0x00000040, AX
+	PREFETCHT0  2048(CX)
+	VMOVUPS     (CX), Z6
+	VFMADD231PS (DX), Z6, Z2
 	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, DX
-	JMP         narrow
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
 
 sum:
 	VADDPS        Z1, Z0, Z0
 	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4141,57 +4149,67 @@ sum:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	MOVSS         X0, ret+24(FP)
+	VEXTRACTF64X4 $0x01, Z2, Y1
+	VADDPS        Y1, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x0e, X2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x01, X2, X1
+	VADDSS        X1, X2, X2
+	MOVSS         X0, ret+32(FP)
+	MOVSS         X2, ret1+36(FP)
 	VZEROUPPER
 	RET
 
-// func dotBF16AVX512(x *byte, y *float32, n int) float32
+// func dotTwoF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
 // Requires: AVX, AVX2, AVX512F, MMX+, SSE
-TEXT ·dotBF16AVX512(SB), NOSPLIT, $0-28
-	MOVQ  x+0(FP), AX
-	MOVQ  y+8(FP), CX
-	MOVQ  n+16(FP), DX
+TEXT ·dotTwoF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 
 wide:
-	CMPQ        DX, $0x00000040
+	CMPQ        BX, $0x00000020
 	JL          narrow
 	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (CX), Z4, Z0
-	VPMOVZXWD   32(AX), Z5
-	VPSLLD      $0x10, Z5, Z5
-	VFMADD231PS 64(CX), Z5, Z1
-	VPMOVZXWD   64(AX), Z6
-	VPSLLD      $0x10, Z6, Z6
-	VFMADD231PS 128(CX), Z6, Z2
-	VPMOVZXWD   96(AX), Z7
-	VPSLLD      $0x10, Z7, Z7
-	VFMADD231PS 192(CX), Z7, Z3
-	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000100, CX
-	SUBQ        $0x00000040, DX
+	VCVTPH2PS   (AX), Z4
+	VFMADD231PS (DX), Z4, Z0
+	VCVTPH2PS   32(AX), Z5
+	VFMADD231PS 64(DX), Z5, Z1
+	ADDQ        $0x00000040, AX
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Z6
+	VFMADD231PS (DX), Z6, Z2
+	VCVTPH2PS   32(CX), Z7
+	VFMADD231PS 64(DX), Z7, Z3
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000080, DX
+	SUBQ        $0x00000020, BX
 	JMP         wide
 
 narrow:
-	TESTQ       DX, DX
+	TESTQ       BX, BX
 	JZ          sum
-	VPMOVZXWD   (AX), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (CX), Z4, Z0
+	PREFETCHT0  2048(AX)
+	VCVTPH2PS   (AX), Z4
+	VFMADD231PS (DX), Z4, Z0
 	ADDQ        $0x00000020, AX
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, DX
-	JMP         narrow
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Z6
+	VFMADD231PS (DX), Z6, Z2
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
 
 sum:
 	VADDPS        Z1, Z0, Z0
 	VADDPS        Z3, Z2, Z2
-	VADDPS        Z2, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -4200,7 +4218,91 @@ sum:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	MOVSS         X0, ret+24(FP)
+	VEXTRACTF64X4 $0x01, Z2, Y1
+	VADDPS        Y1, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x0e, X2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x01, X2, X1
+	VADDSS        X1, X2, X2
+	MOVSS         X0, ret+32(FP)
+	MOVSS         X2, ret1+36(FP)
+	VZEROUPPER
+	RET
+
+// func dotTwoBF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
+// Requires: AVX, AVX2, AVX512F, MMX+, SSE
+TEXT ·dotTwoBF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+wide:
+	CMPQ        BX, $0x00000020
+	JL          narrow
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Z4
+	VPSLLD      $0x10, Z4, Z4
+	VFMADD231PS (DX), Z4, Z0
+	VPMOVZXWD   32(AX), Z5
+	VPSLLD      $0x10, Z5, Z5
+	VFMADD231PS 64(DX), Z5, Z1
+	ADDQ        $0x00000040, AX
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Z6
+	VPSLLD      $0x10, Z6, Z6
+	VFMADD231PS (DX), Z6, Z2
+	VPMOVZXWD   32(CX), Z7
+	VPSLLD      $0x10, Z7, Z7
+	VFMADD231PS 64(DX), Z7, Z3
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000080, DX
+	SUBQ        $0x00000020, BX
+	JMP         wide
+
+narrow:
+	TESTQ       BX, BX
+	JZ          sum
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Z4
+	VPSLLD      $0x10, Z4, Z4
+	VFMADD231PS (DX), Z4, Z0
+	ADDQ        $0x00000020, AX
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Z6
+	VPSLLD      $0x10, Z6, Z6
+	VFMADD231PS (DX), Z6, Z2
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
+
+sum:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VEXTRACTF64X4 $0x01, Z2, Y1
+	VADDPS        Y1, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x0e, X2, X1
+	VADDPS        X1, X2, X2
+	VPSHUFD       $0x01, X2, X1
+	VADDSS        X1, X2, X2
+	MOVSS         X0, ret+32(FP)
+	MOVSS         X2, ret1+36(FP)
 	VZEROUPPER
 	RET
 
@@ -4255,112 +4357,204 @@ sum:
 	VZEROUPPER
 	RET
 
-// func dotF16AVX2(x *byte, y *float32, n int) float32
-// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
-TEXT ·dotF16AVX2(SB), NOSPLIT, $0-28
-	MOVQ  x+0(FP), AX
-	MOVQ  y+8(FP), CX
-	MOVQ  n+16(FP), DX
+// func dotTwoF32AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·dotTwoF32AVX2(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 
 wide:
-	CMPQ        DX, $0x00000020
+	CMPQ        BX, $0x00000010
 	JL          narrow
 	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Y4
-	VFMADD231PS (CX), Y4, Y0
-	VCVTPH2PS   16(AX), Y5
-	VFMADD231PS 32(CX), Y5, Y1
-	VCVTPH2PS   32(AX), Y6
-	VFMADD231PS 64(CX), Y6, Y2
-	VCVTPH2PS   48(AX), Y7
-	VFMADD231PS 96(CX), Y7, Y3
+	VMOVUPS     (AX), Y4
+	VFMADD231PS (DX), Y4, Y0
+	VMOVUPS     32(AX), Y5
+	VFMADD231PS 32(DX), Y5, Y1
 	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, DX
+	PREFETCHT0  2048(CX)
+	VMOVUPS     (CX), Y6
+	VFMADD231PS (DX), Y6, Y2
+	VMOVUPS     32(CX), Y7
+	VFMADD231PS 32(DX), Y7, Y3
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
 	JMP         wide
 
 narrow:
-	TESTQ       DX, DX
+	TESTQ       BX, BX
 	JZ          sum
-	VCVTPH2PS   (AX), Y4
-	VFMADD231PS (CX), Y4, Y0
-	ADDQ        $0x00000010, AX
+	PREFETCHT0  2048(AX)
+	VMOVUPS     (AX), Y4
+	VFMADD231PS (DX), Y4, Y0
+	ADDQ        $0x00000020, AX
+	PREFETCHT0  2048(CX)
+	VMOVUPS     (CX), Y6
+	VFMADD231PS (DX), Y6, Y2
 	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, DX
-	JMP         narrow
+	ADDQ        $0x00000020, DX
+	SUBQ        $0x00000008, BX
 
 sum:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y2, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X0
 	VPSHUFD      $0x0e, X0, X1
 	VADDPS       X1, X0, X0
 	VPSHUFD      $0x01, X0, X1
 	VADDSS       X1, X0, X0
-	MOVSS        X0, ret+24(FP)
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x0e, X2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x01, X2, X1
+	VADDSS       X1, X2, X2
+	MOVSS        X0, ret+32(FP)
+	MOVSS        X2, ret1+36(FP)
 	VZEROUPPER
 	RET
 
-// func dotBF16AVX2(x *byte, y *float32, n int) float32
-// Requires: AVX, AVX2, FMA3, MMX+, SSE
-TEXT ·dotBF16AVX2(SB), NOSPLIT, $0-28
-	MOVQ  x+0(FP), AX
-	MOVQ  y+8(FP), CX
-	MOVQ  n+16(FP), DX
+// func dotTwoF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
+TEXT ·dotTwoF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
 
 wide:
-	CMPQ        DX, $0x00000020
+	CMPQ        BX, $0x00000010
 	JL          narrow
 	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Y4
-	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (CX), Y4, Y0
-	VPMOVZXWD   16(AX), Y5
-	VPSLLD      $0x10, Y5, Y5
-	VFMADD231PS 32(CX), Y5, Y1
-	VPMOVZXWD   32(AX), Y6
-	VPSLLD      $0x10, Y6, Y6
-	VFMADD231PS 64(CX), Y6, Y2
-	VPMOVZXWD   48(AX), Y7
-	VPSLLD      $0x10, Y7, Y7
-	VFMADD231PS 96(CX), Y7, Y3
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, DX
+	VCVTPH2PS   (AX), Y4
+	VFMADD231PS (DX), Y4, Y0
+	VCVTPH2PS   16(AX), Y5
+	VFMADD231PS 32(DX), Y5, Y1
+	ADDQ        $0x00000020, AX
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y6
+	VFMADD231PS (DX), Y6, Y2
+	VCVTPH2PS   16(CX), Y7
+	VFMADD231PS 32(DX), Y7, Y3
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
 	JMP         wide
 
 narrow:
-	TESTQ       DX, DX
+	TESTQ       BX, BX
 	JZ          sum
-	VPMOVZXWD   (AX), Y4
-	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (CX), Y4, Y0
+	PREFETCHT0  2048(AX)
+	VCVTPH2PS   (AX), Y4
+	VFMADD231PS (DX), Y4, Y0
 	ADDQ        $0x00000010, AX
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, DX
-	JMP         narrow
+	PREFETCHT0  2048(CX)
+	VCVTPH2PS   (CX), Y6
+	VFMADD231PS (DX), Y6, Y2
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, DX
+	SUBQ        $0x00000008, BX
 
 sum:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       Y3, Y2, Y2
-	VADDPS       Y2, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X0
 	VPSHUFD      $0x0e, X0, X1
 	VADDPS       X1, X0, X0
 	VPSHUFD      $0x01, X0, X1
 	VADDSS       X1, X0, X0
-	MOVSS        X0, ret+24(FP)
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x0e, X2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x01, X2, X1
+	VADDSS       X1, X2, X2
+	MOVSS        X0, ret+32(FP)
+	MOVSS        X2, ret1+36(FP)
+	VZEROUPPER
+	RET
+
+// func dotTwoBF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+// Requires: AVX, AVX2, FMA3, MMX+, SSE
+TEXT ·dotTwoBF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ  a+0(FP), AX
+	MOVQ  b+8(FP), CX
+	MOVQ  y+16(FP), DX
+	MOVQ  n+24(FP), BX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+wide:
+	CMPQ        BX, $0x00000010
+	JL          narrow
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Y4
+	VPSLLD      $0x10, Y4, Y4
+	VFMADD231PS (DX), Y4, Y0
+	VPMOVZXWD   16(AX), Y5
+	VPSLLD      $0x10, Y5, Y5
+	VFMADD231PS 32(DX), Y5, Y1
+	ADDQ        $0x00000020, AX
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y6
+	VPSLLD      $0x10, Y6, Y6
+	VFMADD231PS (DX), Y6, Y2
+	VPMOVZXWD   16(CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VFMADD231PS 32(DX), Y7, Y3
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000040, DX
+	SUBQ        $0x00000010, BX
+	JMP         wide
+
+narrow:
+	TESTQ       BX, BX
+	JZ          sum
+	PREFETCHT0  2048(AX)
+	VPMOVZXWD   (AX), Y4
+	VPSLLD      $0x10, Y4, Y4
+	VFMADD231PS (DX), Y4, Y0
+	ADDQ        $0x00000010, AX
+	PREFETCHT0  2048(CX)
+	VPMOVZXWD   (CX), Y6
+	VPSLLD      $0x10, Y6, Y6
+	VFMADD231PS (DX), Y6, Y2
+	ADDQ        $0x00000010, CX
+	ADDQ        $0x00000020, DX
+	SUBQ        $0x00000008, BX
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDSS       X1, X0, X0
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x0e, X2, X1
+	VADDPS       X1, X2, X2
+	VPSHUFD      $0x01, X2, X1
+	VADDSS       X1, X2, X2
+	MOVSS        X0, ret+32(FP)
+	MOVSS        X2, ret1+36(FP)
 	VZEROUPPER
 	RET
 
@@ -9259,40 +9453,20 @@ done:
 	VZEROUPPER
 	RET
 
-DATA eachTwice<>+0(SB)/8, $0x0000000000000000
-DATA eachTwice<>+8(SB)/8, $0x0000000000000001
-DATA eachTwice<>+16(SB)/8, $0x0000000000000000
-DATA eachTwice<>+24(SB)/8, $0x0000000000000001
-DATA eachTwice<>+32(SB)/8, $0x0000000000000002
-DATA eachTwice<>+40(SB)/8, $0x0000000000000003
-DATA eachTwice<>+48(SB)/8, $0x0000000000000002
-DATA eachTwice<>+56(SB)/8, $0x0000000000000003
-GLOBL eachTwice<>(SB), RODATA|NOPTR, $64
-
-DATA nibbleCounts<>+0(SB)/8, $0x0000000000000000
-DATA nibbleCounts<>+8(SB)/8, $0x0000000000000000
-DATA nibbleCounts<>+16(SB)/8, $0x0004000400040004
-DATA nibbleCounts<>+24(SB)/8, $0x0004000400040004
-DATA nibbleCounts<>+32(SB)/8, $0x0000000000000000
-DATA nibbleCounts<>+40(SB)/8, $0x0000000000000000
-DATA nibbleCounts<>+48(SB)/8, $0x0004000400040004
-DATA nibbleCounts<>+56(SB)/8, $0x0004000400040004
-GLOBL nibbleCounts<>(SB), RODATA|NOPTR, $64
-
 DATA fifth0<>+0(SB)/8, $0x0004000400040004
 DATA fifth0<>+8(SB)/8, $0x0004000400040004
 DATA fifth0<>+16(SB)/8, $0x0004000400040004
 DATA fifth0<>+24(SB)/8, $0x0004000400040004
-DATA fifth0<>+32(SB)/8, $0x0003000300030003
-DATA fifth0<>+40(SB)/8, $0x0003000300030003
-DATA fifth0<>+48(SB)/8, $0x0003000300030003
-DATA fifth0<>+56(SB)/8, $0x0003000300030003
+DATA fifth0<>+32(SB)/8, $0x0002000200020002
+DATA fifth0<>+40(SB)/8, $0x0002000200020002
+DATA fifth0<>+48(SB)/8, $0x0002000200020002
+DATA fifth0<>+56(SB)/8, $0x0002000200020002
 GLOBL fifth0<>(SB), RODATA|NOPTR, $64
 
-DATA fifth1<>+0(SB)/8, $0x0002000200020002
-DATA fifth1<>+8(SB)/8, $0x0002000200020002
-DATA fifth1<>+16(SB)/8, $0x0002000200020002
-DATA fifth1<>+24(SB)/8, $0x0002000200020002
+DATA fifth1<>+0(SB)/8, $0x0003000300030003
+DATA fifth1<>+8(SB)/8, $0x0003000300030003
+DATA fifth1<>+16(SB)/8, $0x0003000300030003
+DATA fifth1<>+24(SB)/8, $0x0003000300030003
 DATA fifth1<>+32(SB)/8, $0x0001000100010001
 DATA fifth1<>+40(SB)/8, $0x0001000100010001
 DATA fifth1<>+48(SB)/8, $0x0001000100010001
@@ -9303,16 +9477,16 @@ DATA fifth2<>+0(SB)/8, $0x0000000000000000
 DATA fifth2<>+8(SB)/8, $0x0000000000000000
 DATA fifth2<>+16(SB)/8, $0x0000000000000000
 DATA fifth2<>+24(SB)/8, $0x0000000000000000
-DATA fifth2<>+32(SB)/8, $0x0001000100010001
-DATA fifth2<>+40(SB)/8, $0x0001000100010001
-DATA fifth2<>+48(SB)/8, $0x0001000100010001
-DATA fifth2<>+56(SB)/8, $0x0001000100010001
+DATA fifth2<>+32(SB)/8, $0x0002000200020002
+DATA fifth2<>+40(SB)/8, $0x0002000200020002
+DATA fifth2<>+48(SB)/8, $0x0002000200020002
+DATA fifth2<>+56(SB)/8, $0x0002000200020002
 GLOBL fifth2<>(SB), RODATA|NOPTR, $64
 
-DATA fifth3<>+0(SB)/8, $0x0002000200020002
-DATA fifth3<>+8(SB)/8, $0x0002000200020002
-DATA fifth3<>+16(SB)/8, $0x0002000200020002
-DATA fifth3<>+24(SB)/8, $0x0002000200020002
+DATA fifth3<>+0(SB)/8, $0x0001000100010001
+DATA fifth3<>+8(SB)/8, $0x0001000100010001
+DATA fifth3<>+16(SB)/8, $0x0001000100010001
+DATA fifth3<>+24(SB)/8, $0x0001000100010001
 DATA fifth3<>+32(SB)/8, $0x0003000300030003
 DATA fifth3<>+40(SB)/8, $0x0003000300030003
 DATA fifth3<>+48(SB)/8, $0x0003000300030003
@@ -9339,22 +9513,31 @@ DATA sixth1<>+48(SB)/8, $0x0002000200020002
 DATA sixth1<>+56(SB)/8, $0x0002000200020002
 GLOBL sixth1<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ4_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ4_0VNNI(SB), NOSPLIT, $0-64
-	MOVQ         src+16(FP), AX
-	MOVQ         out+0(FP), DI
-	MOVQ         rows+8(FP), R8
-	VMOVDQU32    pairOfGroups<>+0(SB), Z20
-	MOVL         $0x00000002, CX
-	VPBROADCASTD CX, Z24
-	VPADDD       Z24, Z20, Z21
-	VPADDD       Z24, Z21, Z22
-	VPADDD       Z24, Z22, Z23
+DATA ninths<>+0(SB)/2, $0x0000
+DATA ninths<>+2(SB)/2, $0x0009
+DATA ninths<>+4(SB)/2, $0x0012
+DATA ninths<>+6(SB)/2, $0x001b
+DATA ninths<>+8(SB)/2, $0x0024
+DATA ninths<>+10(SB)/2, $0x002d
+DATA ninths<>+12(SB)/2, $0x0036
+DATA ninths<>+14(SB)/2, $0x003f
+GLOBL ninths<>(SB), RODATA|NOPTR, $16
+
+// func rowsQ4_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ4_0VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
 	VPBROADCASTQ low4<>+0(SB), Z31
-	VMOVDQU64    eachTwice<>+0(SB), Z30
-	VMOVDQU64    nibbleCounts<>+0(SB), Z29
-	TESTQ        R8, R8
+	VMOVDQU      ninths<>+0(SB), X12
+	TESTQ        R10, R10
 	JZ           done
 
 row:
@@ -9362,77 +9545,90 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0    2048(AX)
-	PREFETCHT0    2112(AX)
-	PREFETCHT0    2176(AX)
-	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (AX), X0, X0
-	VPINSRW       $0x01, 18(AX), X0, X0
-	VPINSRW       $0x02, 36(AX), X0, X0
-	VPINSRW       $0x03, 54(AX), X0, X0
-	VPINSRW       $0x04, 72(AX), X0, X0
-	VPINSRW       $0x05, 90(AX), X0, X0
-	VPINSRW       $0x06, 108(AX), X0, X0
-	VPINSRW       $0x07, 126(AX), X0, X0
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (SI), Z1
+	VPERMI2W      64(SI), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (BX), Y0, Y0
-	VMOVDQU       2(AX), X6
-	VINSERTI128   $0x01, 20(AX), Y6, Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
-	VPSLLD        $0x03, (DX), Z7
-	VPDPBUSD      (CX), Z6, Z7
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU       2(SI), X8
+	VINSERTI32X4  $0x01, 20(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 38(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 56(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VMOVDQU       38(AX), X6
-	VINSERTI128   $0x01, 56(AX), Y6, Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
-	VPSLLD        $0x03, 64(DX), Z7
-	VPDPBUSD      64(CX), Z6, Z7
+	VMOVDQU       74(SI), X8
+	VINSERTI32X4  $0x01, 92(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 110(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 128(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	VMOVDQU       74(AX), X6
-	VINSERTI128   $0x01, 92(AX), Y6, Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
-	VPSLLD        $0x03, 128(DX), Z7
-	VPDPBUSD      128(CX), Z6, Z7
+	ADDQ          $0x00000090, SI
+	PREFETCHT0    2048(DI)
+	PREFETCHT0    2112(DI)
+	PREFETCHT0    2176(DI)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (DI), Z1
+	VPERMI2W      64(DI), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU       2(DI), X8
+	VINSERTI32X4  $0x01, 20(DI), Z8, Z8
+	VINSERTI32X4  $0x02, 38(DI), Z8, Z8
+	VINSERTI32X4  $0x03, 56(DI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
+	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       110(AX), X6
-	VINSERTI128   $0x01, 128(AX), Y6, Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
-	VPSLLD        $0x03, 192(DX), Z7
-	VPDPBUSD      192(CX), Z6, Z7
+	VMOVDQU       74(DI), X8
+	VINSERTI32X4  $0x01, 92(DI), Z8, Z8
+	VINSERTI32X4  $0x02, 110(DI), Z8, Z8
+	VINSERTI32X4  $0x03, 128(DI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
+	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000090, AX
-	ADDQ          $0x00000100, CX
-	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000090, DI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000080, CX
+	ADDQ          $0x00000020, DX
 	ADDQ          $0x00000020, BX
-	ADDQ          $0x00000020, SI
-	DECQ          R9
+	DECQ          R11
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
-	VADDPS        Z19, Z18, Z1
-	VADDPS        Z1, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -9441,29 +9637,46 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	DECQ          R8
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R9)
+	ADDQ          $0x00000004, R9
+	DECQ          R10
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ8_0VNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ8_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-64
-	MOVQ         src+16(FP), AX
-	MOVQ         out+0(FP), DI
-	MOVQ         rows+8(FP), R8
+TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
-	MOVL         $0x00000002, CX
-	VPBROADCASTD CX, Z24
-	VPADDD       Z24, Z20, Z21
-	VPADDD       Z24, Z21, Z22
-	VPADDD       Z24, Z22, Z23
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ sign8<>+0(SB), Z31
-	TESTQ        R8, R8
+	TESTQ        R10, R10
 	JZ           done
 
 row:
@@ -9471,71 +9684,118 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0    2048(AX)
-	PREFETCHT0    2112(AX)
-	PREFETCHT0    2176(AX)
-	PREFETCHT0    2240(AX)
-	PREFETCHT0    2304(AX)
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	PREFETCHT0    2240(SI)
+	PREFETCHT0    2304(SI)
 	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (AX), X0, X0
-	VPINSRW       $0x01, 34(AX), X0, X0
-	VPINSRW       $0x02, 68(AX), X0, X0
-	VPINSRW       $0x03, 102(AX), X0, X0
-	VPINSRW       $0x04, 136(AX), X0, X0
-	VPINSRW       $0x05, 170(AX), X0, X0
-	VPINSRW       $0x06, 204(AX), X0, X0
-	VPINSRW       $0x07, 238(AX), X0, X0
+	VPINSRW       $0x00, (SI), X0, X0
+	VPINSRW       $0x01, 34(SI), X0, X0
+	VPINSRW       $0x02, 68(SI), X0, X0
+	VPINSRW       $0x03, 102(SI), X0, X0
+	VPINSRW       $0x04, 136(SI), X0, X0
+	VPINSRW       $0x05, 170(SI), X0, X0
+	VPINSRW       $0x06, 204(SI), X0, X0
+	VPINSRW       $0x07, 238(SI), X0, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (BX), Y0, Y0
-	VMOVDQU       2(AX), Y6
-	VINSERTI64X4  $0x01, 36(AX), Z6, Z6
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU       2(SI), Y6
+	VINSERTI64X4  $0x01, 36(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VPSLLD        $0x07, (DX), Z7
-	VPDPBUSD      (CX), Z6, Z7
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VMOVDQU       70(AX), Y6
-	VINSERTI64X4  $0x01, 104(AX), Z6, Z6
+	VMOVDQU       70(SI), Y6
+	VINSERTI64X4  $0x01, 104(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VPSLLD        $0x07, 64(DX), Z7
-	VPDPBUSD      64(CX), Z6, Z7
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	VMOVDQU       138(AX), Y6
-	VINSERTI64X4  $0x01, 172(AX), Z6, Z6
+	VMOVDQU       138(SI), Y6
+	VINSERTI64X4  $0x01, 172(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VPSLLD        $0x07, 128(DX), Z7
-	VPDPBUSD      128(CX), Z6, Z7
+	VMOVDQU32     128(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       206(SI), Y6
+	VINSERTI64X4  $0x01, 240(SI), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     192(CX), Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000110, SI
+	PREFETCHT0    2048(DI)
+	PREFETCHT0    2112(DI)
+	PREFETCHT0    2176(DI)
+	PREFETCHT0    2240(DI)
+	PREFETCHT0    2304(DI)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (DI), X0, X0
+	VPINSRW       $0x01, 34(DI), X0, X0
+	VPINSRW       $0x02, 68(DI), X0, X0
+	VPINSRW       $0x03, 102(DI), X0, X0
+	VPINSRW       $0x04, 136(DI), X0, X0
+	VPINSRW       $0x05, 170(DI), X0, X0
+	VPINSRW       $0x06, 204(DI), X0, X0
+	VPINSRW       $0x07, 238(DI), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU       2(DI), Y6
+	VINSERTI64X4  $0x01, 36(DI), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       70(DI), Y6
+	VINSERTI64X4  $0x01, 104(DI), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VMOVDQU       138(DI), Y6
+	VINSERTI64X4  $0x01, 172(DI), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     128(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
 	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       206(AX), Y6
-	VINSERTI64X4  $0x01, 240(AX), Z6, Z6
+	VMOVDQU       206(DI), Y6
+	VINSERTI64X4  $0x01, 240(DI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VPSLLD        $0x07, 192(DX), Z7
-	VPDPBUSD      192(CX), Z6, Z7
+	VMOVDQU32     192(CX), Z7
+	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000110, AX
+	ADDQ          $0x00000110, DI
+	ADDQ          $0x00000100, AX
 	ADDQ          $0x00000100, CX
-	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, DX
 	ADDQ          $0x00000020, BX
-	ADDQ          $0x00000020, SI
-	DECQ          R9
+	DECQ          R11
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
-	VADDPS        Z19, Z18, Z1
-	VADDPS        Z1, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -9544,29 +9804,64 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	DECQ          R8
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R9)
+	ADDQ          $0x00000004, R9
+	DECQ          R10
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ4KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
-// Requires: AVX, AVX2, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-64
-	MOVQ         src+16(FP), AX
-	MOVQ         out+0(FP), DI
-	MOVQ         rows+8(FP), R8
-	VMOVDQU32    pairOfGroups<>+0(SB), Z20
-	MOVL         $0x00000002, CX
-	VPBROADCASTD CX, Z24
-	VPADDD       Z24, Z20, Z21
-	VPADDD       Z24, Z21, Z22
-	VPADDD       Z24, Z22, Z23
+DATA everyOtherGroup<>+0(SB)/4, $0x00000000
+DATA everyOtherGroup<>+4(SB)/4, $0x00000000
+DATA everyOtherGroup<>+8(SB)/4, $0x00000000
+DATA everyOtherGroup<>+12(SB)/4, $0x00000000
+DATA everyOtherGroup<>+16(SB)/4, $0x00000000
+DATA everyOtherGroup<>+20(SB)/4, $0x00000000
+DATA everyOtherGroup<>+24(SB)/4, $0x00000000
+DATA everyOtherGroup<>+28(SB)/4, $0x00000000
+DATA everyOtherGroup<>+32(SB)/4, $0x00000002
+DATA everyOtherGroup<>+36(SB)/4, $0x00000002
+DATA everyOtherGroup<>+40(SB)/4, $0x00000002
+DATA everyOtherGroup<>+44(SB)/4, $0x00000002
+DATA everyOtherGroup<>+48(SB)/4, $0x00000002
+DATA everyOtherGroup<>+52(SB)/4, $0x00000002
+DATA everyOtherGroup<>+56(SB)/4, $0x00000002
+DATA everyOtherGroup<>+60(SB)/4, $0x00000002
+GLOBL everyOtherGroup<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ4KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $8-80
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
+	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000005, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
-	TESTQ        R8, R8
+	TESTQ        R10, R10
 	JZ           done
 
 row:
@@ -9574,101 +9869,166 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0    2048(AX)
-	PREFETCHT0    2112(AX)
-	PREFETCHT0    2176(AX)
-	VMOVD         (AX), X2
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVD         (SI), X2
 	VCVTPH2PS     X2, X2
 	VPSHUFD       $0x01, X2, X3
 	VBROADCASTSS  X2, Y2
 	VBROADCASTSS  X3, Y3
 	VPBROADCASTD  signBit<>+0(SB), Y4
 	VXORPS        Y4, Y3, Y3
-	MOVL          4(AX), R10
-	MOVL          8(AX), R11
-	MOVL          12(AX), R12
-	MOVL          R12, R13
-	ANDL          $0x0f0f0f0f, R13
-	MOVL          R10, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R13
-	SHRL          $0x04, R12
-	ANDL          $0x0f0f0f0f, R12
-	MOVL          R11, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R12
-	ANDL          $0x3f3f3f3f, R10
-	VMOVD         R10, X0
-	VPINSRD       $0x01, R13, X0, X0
+	MOVL          4(SI), R12
+	MOVL          8(SI), R13
+	MOVL          12(SI), R14
+	MOVL          R14, R15
+	ANDL          $0x0f0f0f0f, R15
+	MOVL          R12, BP
+	SHRL          $0x06, BP
+	ANDL          $0x03030303, BP
+	SHLL          $0x04, BP
+	ORL           BP, R15
+	SHRL          $0x04, R14
+	ANDL          $0x0f0f0f0f, R14
+	MOVL          R13, BP
+	SHRL          $0x06, BP
+	ANDL          $0x03030303, BP
+	SHLL          $0x04, BP
+	ORL           BP, R14
+	ANDL          $0x3f3f3f3f, R12
+	VMOVD         R12, X0
+	VPINSRD       $0x01, R15, X0, X0
 	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X1
-	VPINSRD       $0x01, R12, X1, X1
+	ANDL          $0x3f3f3f3f, R13
+	VMOVD         R13, X1
+	VPINSRD       $0x01, R14, X1, X1
 	VPMOVZXBD     X1, Y1
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (BX), Y0, Y0
+	VMULPS        (DX), Y0, Y0
 	VCVTDQ2PS     Y1, Y1
 	VMULPS        Y3, Y1, Y1
-	VMULPS        (SI), Y1, Y1
+	VMULPS        (BX), Y1, Y1
 	VADDPS        Z1, Z16, Z16
-	VMOVDQU       16(AX), Y6
-	VPSRLW        $0x04, Y6, Y7
-	VINSERTI64X4  $0x01, Y7, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQU64     16(SI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      (CX), Z6, Z7
+	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VMOVDQU       48(AX), Y6
-	VPSRLW        $0x04, Y6, Y7
-	VINSERTI64X4  $0x01, Y7, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      64(CX), Z6, Z7
+	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	VMOVDQU       80(AX), Y6
-	VPSRLW        $0x04, Y6, Y7
-	VINSERTI64X4  $0x01, Y7, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQU64     80(SI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      128(CX), Z6, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, SI
+	PREFETCHT0    2048(DI)
+	PREFETCHT0    2112(DI)
+	PREFETCHT0    2176(DI)
+	VMOVD         (DI), X2
+	VCVTPH2PS     X2, X2
+	VPSHUFD       $0x01, X2, X3
+	VBROADCASTSS  X2, Y2
+	VBROADCASTSS  X3, Y3
+	VPBROADCASTD  signBit<>+0(SB), Y4
+	VXORPS        Y4, Y3, Y3
+	MOVL          4(DI), R12
+	MOVL          8(DI), R13
+	MOVL          12(DI), R14
+	MOVL          R14, R15
+	ANDL          $0x0f0f0f0f, R15
+	MOVL          R12, BP
+	SHRL          $0x06, BP
+	ANDL          $0x03030303, BP
+	SHLL          $0x04, BP
+	ORL           BP, R15
+	SHRL          $0x04, R14
+	ANDL          $0x0f0f0f0f, R14
+	MOVL          R13, BP
+	SHRL          $0x06, BP
+	ANDL          $0x03030303, BP
+	SHLL          $0x04, BP
+	ORL           BP, R14
+	ANDL          $0x3f3f3f3f, R12
+	VMOVD         R12, X0
+	VPINSRD       $0x01, R15, X0, X0
+	VPMOVZXBD     X0, Y0
+	ANDL          $0x3f3f3f3f, R13
+	VMOVD         R13, X1
+	VPINSRD       $0x01, R14, X1, X1
+	VPMOVZXBD     X1, Y1
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DX), Y0, Y0
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y3, Y1, Y1
+	VMULPS        (BX), Y1, Y1
+	VADDPS        Z1, Z18, Z18
+	VMOVDQU64     16(DI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VMOVDQU64     80(DI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
 	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       112(AX), Y6
-	VPSRLW        $0x04, Y6, Y7
-	VINSERTI64X4  $0x01, Y7, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      192(CX), Z6, Z7
+	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000090, AX
+	ADDQ          $0x00000090, DI
+	ADDQ          $0x00000100, AX
 	ADDQ          $0x00000100, CX
-	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000020, DX
 	ADDQ          $0x00000020, BX
-	ADDQ          $0x00000020, SI
-	DECQ          R9
+	DECQ          R11
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
-	VADDPS        Z19, Z18, Z1
-	VADDPS        Z1, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -9677,34 +10037,51 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	DECQ          R8
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R9)
+	ADDQ          $0x00000004, R9
+	DECQ          R10
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ5KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ5KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-64
-	MOVQ         src+16(FP), AX
-	MOVQ         out+0(FP), DI
-	MOVQ         rows+8(FP), R8
-	VMOVDQU32    pairOfGroups<>+0(SB), Z20
-	MOVL         $0x00000002, CX
-	VPBROADCASTD CX, Z24
-	VPADDD       Z24, Z20, Z21
-	VPADDD       Z24, Z21, Z22
-	VPADDD       Z24, Z22, Z23
+TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $8-80
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
+	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000005, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
 	VPBROADCASTQ bit4<>+0(SB), Z30
 	VMOVDQU64    fifth0<>+0(SB), Z24
 	VMOVDQU64    fifth1<>+0(SB), Z25
 	VMOVDQU64    fifth2<>+0(SB), Z26
 	VMOVDQU64    fifth3<>+0(SB), Z27
-	TESTQ        R8, R8
+	TESTQ        R10, R10
 	JZ           done
 
 row:
@@ -9712,110 +10089,184 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0      2048(AX)
-	PREFETCHT0      2112(AX)
-	PREFETCHT0      2176(AX)
-	VMOVD           (AX), X2
+	PREFETCHT0      2048(SI)
+	PREFETCHT0      2112(SI)
+	PREFETCHT0      2176(SI)
+	VMOVD           (SI), X2
 	VCVTPH2PS       X2, X2
 	VPSHUFD         $0x01, X2, X3
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X3, Y3
 	VPBROADCASTD    signBit<>+0(SB), Y4
 	VXORPS          Y4, Y3, Y3
-	MOVL            4(AX), R10
-	MOVL            8(AX), R11
-	MOVL            12(AX), R12
-	MOVL            R12, R13
-	ANDL            $0x0f0f0f0f, R13
-	MOVL            R10, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R13
-	SHRL            $0x04, R12
-	ANDL            $0x0f0f0f0f, R12
-	MOVL            R11, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R12
-	ANDL            $0x3f3f3f3f, R10
-	VMOVD           R10, X0
-	VPINSRD         $0x01, R13, X0, X0
+	MOVL            4(SI), R12
+	MOVL            8(SI), R13
+	MOVL            12(SI), R14
+	MOVL            R14, R15
+	ANDL            $0x0f0f0f0f, R15
+	MOVL            R12, BP
+	SHRL            $0x06, BP
+	ANDL            $0x03030303, BP
+	SHLL            $0x04, BP
+	ORL             BP, R15
+	SHRL            $0x04, R14
+	ANDL            $0x0f0f0f0f, R14
+	MOVL            R13, BP
+	SHRL            $0x06, BP
+	ANDL            $0x03030303, BP
+	SHLL            $0x04, BP
+	ORL             BP, R14
+	ANDL            $0x3f3f3f3f, R12
+	VMOVD           R12, X0
+	VPINSRD         $0x01, R15, X0, X0
 	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X1
-	VPINSRD         $0x01, R12, X1, X1
+	ANDL            $0x3f3f3f3f, R13
+	VMOVD           R13, X1
+	VPINSRD         $0x01, R14, X1, X1
 	VPMOVZXBD       X1, Y1
 	VCVTDQ2PS       Y0, Y0
 	VMULPS          Y2, Y0, Y0
-	VMULPS          (BX), Y0, Y0
+	VMULPS          (DX), Y0, Y0
 	VCVTDQ2PS       Y1, Y1
 	VMULPS          Y3, Y1, Y1
-	VMULPS          (SI), Y1, Y1
+	VMULPS          (BX), Y1, Y1
 	VADDPS          Z1, Z16, Z16
-	VBROADCASTI64X4 16(AX), Z10
-	VMOVDQU         48(AX), Y6
-	VPSRLW          $0x04, Y6, Y7
-	VINSERTI64X4    $0x01, Y7, Z6, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSLLVW         Z24, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VBROADCASTI64X4 16(SI), Z10
+	VMOVDQU64       48(SI), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSLLVW         Z24, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSLLVW         Z25, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
 	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        (CX), Z6, Z7
+	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
 	VFMADD231PS     Z9, Z7, Z16
-	VMOVDQU         80(AX), Y6
-	VPSRLW          $0x04, Y6, Y7
-	VINSERTI64X4    $0x01, Y7, Z6, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSLLVW         Z25, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        64(CX), Z6, Z7
+	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
 	VFMADD231PS     Z9, Z7, Z17
-	VMOVDQU         112(AX), Y6
-	VPSRLW          $0x04, Y6, Y7
-	VINSERTI64X4    $0x01, Y7, Z6, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSRLVW         Z26, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU64       112(SI), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSRLVW         Z26, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSRLVW         Z27, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
 	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        128(CX), Z6, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x000000b0, SI
+	PREFETCHT0      2048(DI)
+	PREFETCHT0      2112(DI)
+	PREFETCHT0      2176(DI)
+	VMOVD           (DI), X2
+	VCVTPH2PS       X2, X2
+	VPSHUFD         $0x01, X2, X3
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X3, Y3
+	VPBROADCASTD    signBit<>+0(SB), Y4
+	VXORPS          Y4, Y3, Y3
+	MOVL            4(DI), R12
+	MOVL            8(DI), R13
+	MOVL            12(DI), R14
+	MOVL            R14, R15
+	ANDL            $0x0f0f0f0f, R15
+	MOVL            R12, BP
+	SHRL            $0x06, BP
+	ANDL            $0x03030303, BP
+	SHLL            $0x04, BP
+	ORL             BP, R15
+	SHRL            $0x04, R14
+	ANDL            $0x0f0f0f0f, R14
+	MOVL            R13, BP
+	SHRL            $0x06, BP
+	ANDL            $0x03030303, BP
+	SHLL            $0x04, BP
+	ORL             BP, R14
+	ANDL            $0x3f3f3f3f, R12
+	VMOVD           R12, X0
+	VPINSRD         $0x01, R15, X0, X0
+	VPMOVZXBD       X0, Y0
+	ANDL            $0x3f3f3f3f, R13
+	VMOVD           R13, X1
+	VPINSRD         $0x01, R14, X1, X1
+	VPMOVZXBD       X1, Y1
+	VCVTDQ2PS       Y0, Y0
+	VMULPS          Y2, Y0, Y0
+	VMULPS          (DX), Y0, Y0
+	VCVTDQ2PS       Y1, Y1
+	VMULPS          Y3, Y1, Y1
+	VMULPS          (BX), Y1, Y1
+	VADDPS          Z1, Z18, Z18
+	VBROADCASTI64X4 16(DI), Z10
+	VMOVDQU64       48(DI), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSLLVW         Z24, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSLLVW         Z25, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VMOVDQU64       112(DI), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSRLVW         Z26, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSRLVW         Z27, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
 	VFMADD231PS     Z9, Z7, Z18
-	VMOVDQU         144(AX), Y6
-	VPSRLW          $0x04, Y6, Y7
-	VINSERTI64X4    $0x01, Y7, Z6, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSRLVW         Z27, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        192(CX), Z6, Z7
+	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
 	VFMADD231PS     Z9, Z7, Z19
-	ADDQ            $0x000000b0, AX
+	ADDQ            $0x000000b0, DI
+	ADDQ            $0x00000100, AX
 	ADDQ            $0x00000100, CX
-	ADDQ            $0x00000100, DX
+	ADDQ            $0x00000020, DX
 	ADDQ            $0x00000020, BX
-	ADDQ            $0x00000020, SI
-	DECQ            R9
+	DECQ            R11
 	JNZ             block
 	VADDPS          Z17, Z16, Z0
-	VADDPS          Z19, Z18, Z1
-	VADDPS          Z1, Z0, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
 	VADDPS          Y1, Y0, Y0
 	VEXTRACTF128    $0x01, Y0, X1
@@ -9824,33 +10275,50 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	DECQ            R8
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R9)
+	ADDQ            $0x00000004, R9
+	DECQ            R10
 	JNZ             row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ6KVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-64
-	MOVQ         src+16(FP), AX
-	MOVQ         out+0(FP), DI
-	MOVQ         rows+8(FP), R8
+TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
 	VMOVDQU32    quarters<>+0(SB), Z20
-	MOVL         $0x00000004, CX
-	VPBROADCASTD CX, Z24
-	VPADDD       Z24, Z20, Z21
-	VPADDD       Z24, Z21, Z22
-	VPADDD       Z24, Z22, Z23
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
 	VPBROADCASTQ bits45<>+0(SB), Z30
 	VMOVDQU64    sixth0<>+0(SB), Z25
 	VMOVDQU64    sixth1<>+0(SB), Z26
 	VMOVDQU32    doubled<>+0(SB), Z27
-	TESTQ        R8, R8
+	TESTQ        R10, R10
 	JZ           done
 
 row:
@@ -9858,35 +10326,35 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0      2048(AX)
-	PREFETCHT0      2112(AX)
-	PREFETCHT0      2176(AX)
-	PREFETCHT0      2240(AX)
-	MOVWLZX         208(AX), R10
-	VMOVD           R10, X2
+	PREFETCHT0      2048(SI)
+	PREFETCHT0      2112(SI)
+	PREFETCHT0      2176(SI)
+	PREFETCHT0      2240(SI)
+	MOVWLZX         208(SI), R12
+	VMOVD           R12, X2
 	VCVTPH2PS       X2, X2
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X2, Z2
-	VPMOVSXBD       192(AX), Z0
+	VPMOVSXBD       192(SI), Z0
 	VCVTDQ2PS       Z0, Z0
 	VMULPS          Z2, Z0, Z0
-	VMOVUPS         (BX), Y1
+	VMOVUPS         (DX), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
-	VMOVDQU64       (AX), Z11
-	VBROADCASTI64X4 128(AX), Z10
+	VMOVDQU64       (SI), Z11
+	VBROADCASTI64X4 128(SI), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VPSLLD          $0x05, (DX), Z7
-	VPDPBUSD        (CX), Z6, Z7
+	VMOVDQU32       (CX), Z7
+	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
 	VFMADD231PS     Z9, Z7, Z16
@@ -9894,18 +10362,72 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VPSLLD          $0x05, 64(DX), Z7
-	VPDPBUSD        64(CX), Z6, Z7
+	VMOVDQU32       64(CX), Z7
+	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
 	VFMADD231PS     Z9, Z7, Z17
-	VMOVDQU64       64(AX), Z11
-	VBROADCASTI64X4 160(AX), Z10
+	VMOVDQU64       64(SI), Z11
+	VBROADCASTI64X4 160(SI), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VPSLLD          $0x05, 128(DX), Z7
-	VPDPBUSD        128(CX), Z6, Z7
+	VMOVDQU32       128(CX), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(CX), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x000000d2, SI
+	PREFETCHT0      2048(DI)
+	PREFETCHT0      2112(DI)
+	PREFETCHT0      2176(DI)
+	PREFETCHT0      2240(DI)
+	MOVWLZX         208(DI), R12
+	VMOVD           R12, X2
+	VCVTPH2PS       X2, X2
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X2, Z2
+	VPMOVSXBD       192(DI), Z0
+	VCVTDQ2PS       Z0, Z0
+	VMULPS          Z2, Z0, Z0
+	VMOVUPS         (DX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VMOVDQU64       (DI), Z11
+	VBROADCASTI64X4 128(DI), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (CX), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(CX), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VMOVDQU64       64(DI), Z11
+	VBROADCASTI64X4 160(DI), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(CX), Z7
+	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
 	VFMADD231PS     Z9, Z7, Z18
@@ -9913,21 +10435,19 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VPSLLD          $0x05, 192(DX), Z7
-	VPDPBUSD        192(CX), Z6, Z7
+	VMOVDQU32       192(CX), Z7
+	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
 	VFMADD231PS     Z9, Z7, Z19
-	ADDQ            $0x000000d2, AX
+	ADDQ            $0x000000d2, DI
+	ADDQ            $0x00000100, AX
 	ADDQ            $0x00000100, CX
-	ADDQ            $0x00000100, DX
+	ADDQ            $0x00000020, DX
 	ADDQ            $0x00000020, BX
-	ADDQ            $0x00000020, SI
-	DECQ            R9
+	DECQ            R11
 	JNZ             block
 	VADDPS          Z17, Z16, Z0
-	VADDPS          Z19, Z18, Z1
-	VADDPS          Z1, Z0, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
 	VADDPS          Y1, Y0, Y0
 	VEXTRACTF128    $0x01, Y0, X1
@@ -9936,37 +10456,46 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	DECQ            R8
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R9)
+	ADDQ            $0x00000004, R9
+	DECQ            R10
 	JNZ             row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ4XSVNNI(out *float32, rows int, src *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-64
-	MOVQ            src+16(FP), AX
-	MOVQ            out+0(FP), DI
-	MOVQ            rows+8(FP), R8
-	VMOVDQU32       pairOfGroups<>+0(SB), Z20
-	MOVL            $0x00000002, CX
-	VPBROADCASTD    CX, Z24
-	VPADDD          Z24, Z20, Z21
-	VPADDD          Z24, Z21, Z22
-	VPADDD          Z24, Z22, Z23
+TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-80
+	MOVQ            src+24(FP), SI
+	MOVQ            src2+32(FP), DI
+	MOVQ            out+0(FP), R8
+	MOVQ            out2+8(FP), R9
+	MOVQ            rows+16(FP), R10
+	VMOVDQU32       quarters<>+0(SB), Z20
+	MOVL            $0x00000004, AX
+	VPBROADCASTD    AX, Z21
+	VPADDD          Z20, Z21, Z21
 	VPBROADCASTQ    low4<>+0(SB), Z31
-	VMOVDQU64       eachTwice<>+0(SB), Z30
-	VMOVDQU64       nibbleCounts<>+0(SB), Z29
 	VBROADCASTI32X4 levelsIQ4<>+0(SB), Z28
 	VPBROADCASTD    n32<>+0(SB), Y13
 	VPBROADCASTD    n15<>+0(SB), Y12
 	VPBROADCASTD    n3<>+0(SB), Y11
 	VMOVDQU         by4<>+0(SB), Y10
 	VMOVDQU         by2<>+0(SB), Y15
-	TESTQ           R8, R8
+	TESTQ           R10, R10
 	JZ              done
 
 row:
@@ -9974,24 +10503,24 @@ row:
 	VPXORD Z17, Z17, Z17
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
-	MOVQ   values+24(FP), CX
-	MOVQ   neg+32(FP), DX
-	MOVQ   scales+40(FP), BX
-	MOVQ   sums+48(FP), SI
-	MOVQ   blocks+56(FP), R9
+	MOVQ   values+40(FP), AX
+	MOVQ   neg+48(FP), CX
+	MOVQ   scales+56(FP), DX
+	MOVQ   sums+64(FP), BX
+	MOVQ   blocks+72(FP), R11
 
 block:
-	PREFETCHT0    2048(AX)
-	PREFETCHT0    2112(AX)
-	PREFETCHT0    2176(AX)
-	MOVWLZX       (AX), R10
-	VMOVD         R10, X2
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	MOVWLZX       (SI), R12
+	VMOVD         R12, X2
 	VCVTPH2PS     X2, X2
 	VBROADCASTSS  X2, Y2
-	VPBROADCASTD  4(AX), Y0
+	VPBROADCASTD  4(SI), Y0
 	VPSRLVD       Y10, Y0, Y0
 	VPAND         Y12, Y0, Y0
-	VPBROADCASTW  2(AX), Y1
+	VPBROADCASTW  2(SI), Y1
 	VPSRLVD       Y15, Y1, Y1
 	VPAND         Y11, Y1, Y1
 	VPSLLD        $0x04, Y1, Y1
@@ -9999,57 +10528,83 @@ block:
 	VPSUBD        Y13, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (BX), Y0, Y0
-	VMOVDQU       8(AX), Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU64     8(SI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
-	VPSLLD        $0x07, (DX), Z7
-	VPDPBUSD      (CX), Z6, Z7
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VMOVDQU       40(AX), Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQU64     72(SI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
-	VPSLLD        $0x07, 64(DX), Z7
-	VPDPBUSD      64(CX), Z6, Z7
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	VMOVDQU       72(AX), Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	ADDQ          $0x00000088, SI
+	PREFETCHT0    2048(DI)
+	PREFETCHT0    2112(DI)
+	PREFETCHT0    2176(DI)
+	MOVWLZX       (DI), R12
+	VMOVD         R12, X2
+	VCVTPH2PS     X2, X2
+	VBROADCASTSS  X2, Y2
+	VPBROADCASTD  4(DI), Y0
+	VPSRLVD       Y10, Y0, Y0
+	VPAND         Y12, Y0, Y0
+	VPBROADCASTW  2(DI), Y1
+	VPSRLVD       Y15, Y1, Y1
+	VPAND         Y11, Y1, Y1
+	VPSLLD        $0x04, Y1, Y1
+	VPOR          Y1, Y0, Y0
+	VPSUBD        Y13, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DX), Y0, Y0
+	VMOVDQU64     8(DI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
-	VPSLLD        $0x07, 128(DX), Z7
-	VPDPBUSD      128(CX), Z6, Z7
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (CX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
+	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       104(AX), Y6
-	VPERMQ        Z6, Z30, Z6
-	VPSRLVW       Z29, Z6, Z6
-	VPANDD        Z31, Z6, Z6
+	VMOVDQU64     72(DI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
-	VPSLLD        $0x07, 192(DX), Z7
-	VPDPBUSD      192(CX), Z6, Z7
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(CX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
+	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000088, AX
-	ADDQ          $0x00000100, CX
-	ADDQ          $0x00000100, DX
+	ADDQ          $0x00000088, DI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000080, CX
+	ADDQ          $0x00000020, DX
 	ADDQ          $0x00000020, BX
-	ADDQ          $0x00000020, SI
-	DECQ          R9
+	DECQ          R11
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
-	VADDPS        Z19, Z18, Z1
-	VADDPS        Z1, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
 	VEXTRACTF128  $0x01, Y0, X1
@@ -10058,14 +10613,59 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	DECQ          R8
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R9)
+	ADDQ          $0x00000004, R9
+	DECQ          R10
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
+
+// func negSumsVNNI(neg *int32, values *byte, each int, n int, shift uint64)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·negSumsVNNI(SB), NOSPLIT, $0-40
+	MOVQ         neg+0(FP), AX
+	MOVQ         values+8(FP), CX
+	MOVQ         each+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVQ         shift+32(FP), SI
+	VMOVQ        SI, X5
+	VPBROADCASTD bytesOfOne<>+0(SB), Z4
+	VPXORD       Z3, Z3, Z3
+
+loop:
+	VPXORD   Z0, Z0, Z0
+	VPDPBUSD (CX), Z4, Z0
+	ADDQ     $0x00000040, CX
+	CMPQ     DX, $0x00000002
+	JNE      store
+	VPDPBUSD (CX), Z4, Z0
+	ADDQ     $0x00000040, CX
+
+store:
+	VPSUBD    Z0, Z3, Z0
+	VPSLLD    X5, Z0, Z0
+	VMOVDQU32 Z0, (AX)
+	ADDQ      $0x00000040, AX
+	DECQ      BX
+	JNZ       loop
+	VZEROUPPER
+	RET
+
+DATA bytesOfOne<>+0(SB)/4, $0x01010101
+GLOBL bytesOfOne<>(SB), RODATA|NOPTR, $4
 
 // func peakFMAAVX512(n int)
 // Requires: AVX, AVX2, AVX512F

@@ -91,6 +91,7 @@ func TestDots(t *testing.T) {
 			f32, f16, bf16 := make([]byte, 4*n), make([]byte, 2*n), make([]byte, 2*n)
 			h := make([]uint16, n)
 			ToHalf(h, y)
+			zero := make([]byte, 4*n)
 			var want, want16, wantB, abs float64
 			for i, v := range y {
 				bits := math.Float32bits(v)
@@ -108,9 +109,12 @@ func TestDots(t *testing.T) {
 				want float64
 			}{
 				{"Dot", Dot(y, x), want},
-				{"F32", dotBytes(f32, x), want},
-				{"F16", dotF16(f16, x), want16},
-				{"BF16", dotBF16(bf16, x), wantB},
+				{"F32", first(dotTwo(quant.F32, f32, f32, x)), want},
+				{"F16", first(dotTwo(quant.F16, f16, f16, x)), want16},
+				{"BF16", first(dotTwo(quant.BF16, bf16, bf16, x)), wantB},
+				{"F32, second", second(dotTwo(quant.F32, zero, f32, x)), want},
+				{"F16, second", second(dotTwo(quant.F16, zero, f16, x)), want16},
+				{"BF16, second", second(dotTwo(quant.BF16, zero, bf16, x)), wantB},
 			} {
 				if math.Abs(float64(c.got)-c.want) > budgetSum(n)*abs {
 					t.Fatalf("%s of %d is %g, want %g", c.name, n, c.got, c.want)
@@ -119,6 +123,9 @@ func TestDots(t *testing.T) {
 		}
 	})
 }
+
+func first(a, _ float32) float32  { return a }
+func second(_, b float32) float32 { return b }
 
 // FuzzDecode: whatever the blocks hold, all paths decode the same values.
 func FuzzDecode(f *testing.F) {

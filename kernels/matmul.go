@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/smeltgguf/smelt/quant"
 )
@@ -84,11 +85,11 @@ type Workspace struct {
 	products []Product
 	rows     int // weight rows per item of work
 
-	values  []byte    // packed int8 activations
-	columns []float32 // packed float32 activations
-	scales  []float32 // few tokens: scales of the activations, (n, groups)
-	neg     []int32   // one token: negated sums of each 4 values
-	sums    []float32 // few tokens: scale times sums of activations, see quantizeRow, (n, 3*groups)
+	values  []byte     // packed int8 activations
+	columns []float32  // packed float32 activations
+	scales  []float32  // few tokens: scales of the activations, (n, groups)
+	one     []oneToken // one token, in the forms that the products' types want
+	sums    []float32  // few tokens: scale times sums of activations, see quantizeRow, (n, 3*groups)
 
 	workers []scratch
 	pack    func(worker, item int)
@@ -202,11 +203,10 @@ func (ws *Workspace) packAll(p *Pool) {
 		for t := range ws.n {
 			ws.quantizeToken(t, groups)
 		}
-		if ws.n == 1 {
-			ws.neg = grow(ws.neg, groups*8)
-			for i := range ws.neg {
-				v := ws.values[4*i:][:4]
-				ws.neg[i] = -(int32(int8(v[0])) + int32(int8(v[1])) + int32(int8(v[2])) + int32(int8(v[3])))
+		if ws.n == 1 && ws.cols%256 == 0 {
+			ws.one = ws.one[:0]
+			for i := range ws.products {
+				ws.prepareOne(ws.products[i].W.Type)
 			}
 		}
 	case ws.mode == Exact:
@@ -362,14 +362,18 @@ func (ws *Workspace) unpackResults(s *scratch, p *Product, first, rows, padded i
 func (ws *Workspace) fewExact(s *scratch, p *Product, first, rows int) {
 	w := &p.W
 	size := w.Type.RowSize(w.Cols)
+	if ws.n == 1 && plainFloat(w.Type) {
+		// Far from each other, see the kernels; the middle one of an odd number
+		// counts for both.
+		half := (rows + 1) / 2
+		for r := first; r < first+half; r++ {
+			other := r + rows - half
+			p.Out[r], p.Out[other] = dotTwo(w.Type, w.Data[r*size:][:size], w.Data[other*size:][:size], ws.x)
+		}
+		return
+	}
 	for r := first; r < first+rows; r++ {
 		row := w.Data[r*size:][:size]
-		if ws.n == 1 {
-			if v, ok := dotRow(w.Type, row, ws.x); ok {
-				p.Out[r] = v
-				continue
-			}
-		}
 		s.row = grow(s.row, w.Cols)
 		decode(w.Type, s.row, row, s)
 		for t := range ws.n {
@@ -383,14 +387,12 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 	f := &forms[w.Type]
 	size := w.Type.RowSize(w.Cols)
 	groups := (w.Cols + 31) / 32
-	if ws.n == 1 && w.Cols%256 == 0 {
-		for rows > 0 {
-			n := min(rows, 32)
-			sums := ws.sums[2*groups:][:groups]
-			if !rowsSIMD(w.Type, p.Out[first:first+n], w.Data[first*size:][:n*size], ws.values, ws.neg, ws.scales, sums) {
-				break
+	if form, ok := rowsForm(w.Type); ok && ws.n == 1 && w.Cols%256 == 0 {
+		for i := range ws.one {
+			if ws.one[i].form == form {
+				rowsSIMD(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], &ws.one[i], ws.scales[:groups], ws.sums[2*groups:][:groups])
+				return
 			}
-			first, rows = first+n, rows-n
 		}
 	}
 	s.panelI = grow(s.panelI, groups*32)
@@ -402,5 +404,70 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 			p.Out[t*w.Rows+r] = dotInt8(f, s.panelI, s.scale, s.offset,
 				ws.values[t*groups*32:], ws.scales[t*groups:], ws.sums[t*groups*3:], groups)
 		}
+	}
+}
+
+// oneForm is how one token's activations stand for products straight from a
+// type's blocks, which rowsForm gives for those types that there are such
+// kernels for.
+type oneForm struct {
+	// run is the length of the runs of values of which, among each 128, those of
+	// even number come first: the order in which nibbles of 64 bytes are
+	// unpacked. 0: as they come.
+	run    int
+	offset int // what the weights are too large by, a power of two or 0
+}
+
+// oneToken is one token's activations in a form.
+type oneToken struct {
+	form   oneForm
+	values []byte
+	// neg takes the offset out of the products: for each 4 values, or for runs of
+	// 16 for each 4 of 64 and the 4 that stand 64 later, their sum times -offset.
+	neg []int32
+}
+
+// prepareOne brings the token's values into the form that a type wants.
+func (ws *Workspace) prepareOne(t quant.Type) {
+	form, ok := rowsForm(t)
+	if !ok {
+		return
+	}
+	for i := range ws.one {
+		if ws.one[i].form == form {
+			return
+		}
+	}
+	if len(ws.one) == cap(ws.one) {
+		ws.one = append(ws.one, oneToken{})
+	} else {
+		ws.one = ws.one[:len(ws.one)+1] // with the memory that it had
+	}
+	o := &ws.one[len(ws.one)-1]
+	o.form = form
+	o.values = grow(o.values, len(ws.values))
+	each := 1
+	switch form.run {
+	case 16:
+		each = 2
+		for i := 0; i < len(o.values); i += 128 {
+			for k := range 4 {
+				copy(o.values[i+16*k:][:16], ws.values[i+32*k:])
+				copy(o.values[i+64+16*k:][:16], ws.values[i+32*k+16:])
+			}
+		}
+	case 32:
+		for i := 0; i < len(o.values); i += 128 {
+			for k := range 2 {
+				copy(o.values[i+32*k:][:32], ws.values[i+64*k:])
+				copy(o.values[i+64+32*k:][:32], ws.values[i+64*k+32:])
+			}
+		}
+	default:
+		copy(o.values, ws.values)
+	}
+	if form.offset > 0 {
+		o.neg = grow(o.neg, len(o.values)/4/each)
+		negSums(o.neg, o.values, each, bits.TrailingZeros(uint(form.offset)))
 	}
 }

@@ -179,18 +179,17 @@ func dotF32Go(x, y []float32) float32 {
 	return s[0]
 }
 
-// dotRow returns the product of one row of a plain float type, read in place,
-// with x; false for other types.
-func dotRow(t quant.Type, row []byte, x []float32) (float32, bool) {
+// dotRowGo returns the product of one row of a plain float type, read in place,
+// with x.
+func dotRowGo(t quant.Type, row []byte, x []float32) float32 {
 	switch t {
 	case quant.F32:
-		return dotBytes(row, x), true
+		return dotBytesGo(row, x)
 	case quant.F16:
-		return dotF16(row, x), true
-	case quant.BF16:
-		return dotBF16(row, x), true
+		return dotF16Go(row, x)
+	default:
+		return dotBF16Go(row, x)
 	}
-	return 0, false
 }
 
 func dotBytesGo(row []byte, x []float32) float32 {

@@ -151,35 +151,33 @@ func dotF32(x, y []float32) float32 {
 	return s
 }
 
-func dotBytes(row []byte, x []float32) float32 {
-	return dotRows(dotF32AVX512, dotF32AVX2, dotBytesGo, 4, row, x)
-}
-
-func dotF16(row []byte, x []float32) float32 {
-	return dotRows(dotF16AVX512, dotF16AVX2, dotF16Go, 2, row, x)
-}
-
-func dotBF16(row []byte, x []float32) float32 {
-	return dotRows(dotBF16AVX512, dotBF16AVX2, dotBF16Go, 2, row, x)
-}
-
-// dotRows runs one of the kernels that multiply a row of floats of the given
-// size, as it stands in the file, with x.
-func dotRows(wide, narrow func(row *byte, x *float32, n int) float32, rest func(row []byte, x []float32) float32, size int, row []byte, x []float32) float32 {
+// dotTwo returns the products of two rows of a plain float type, read in place,
+// with x.
+func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
+	var wide, narrow func(a, b *byte, x *float32, n int) (float32, float32)
+	switch t {
+	case quant.F32:
+		wide, narrow = dotTwoF32AVX512, dotTwoF32AVX2
+	case quant.F16:
+		wide, narrow = dotTwoF16AVX512, dotTwoF16AVX2
+	case quant.BF16:
+		wide, narrow = dotTwoBF16AVX512, dotTwoBF16AVX2
+	}
 	n := whole(len(x))
 	if n == 0 {
-		return rest(row, x)
+		return dotRowGo(t, a, x), dotRowGo(t, b, x)
 	}
-	_ = row[size*len(x)-1]
-	dot := narrow
+	size := t.BlockSize()
+	_, _ = a[size*len(x)-1], b[size*len(x)-1]
 	if hasAVX512 {
-		dot = wide
+		narrow = wide
 	}
-	s := dot(&row[0], &x[0], n)
+	s, u := narrow(&a[0], &b[0], &x[0], n)
 	if n < len(x) {
-		s += rest(row[size*n:], x[n:])
+		s += dotRowGo(t, a[size*n:], x[n:])
+		u += dotRowGo(t, b[size*n:], x[n:])
 	}
-	return s
+	return s, u
 }
 
 func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
@@ -486,12 +484,9 @@ func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int)
 }
 
 // rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
-// activations, straight from the blocks; false if there is no assembly for it.
-func rowsSIMD(t quant.Type, out []float32, src, values []byte, neg []int32, scales, sums []float32) bool {
-	if !hasVNNI || len(out) == 0 {
-		return false
-	}
-	var kernel func(out *float32, rows int, src, values *byte, neg *int32, scales, sums *float32, blocks int)
+// activations, straight from the blocks: for types of which rowsForm knows.
+func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums []float32) {
+	var kernel func(out, out2 *float32, rows int, src, src2, values *byte, neg *int32, scales, sums *float32, blocks int)
 	switch t {
 	case quant.Q4_0:
 		kernel = rowsQ4_0VNNI
@@ -506,15 +501,55 @@ func rowsSIMD(t quant.Type, out []float32, src, values []byte, neg []int32, scal
 	case quant.IQ4_XS:
 		kernel = rowsIQ4XSVNNI
 	default:
-		return false
+		panic("kernels: no product of rows of " + t.String())
 	}
-	blocks := len(src) / len(out) / t.RowSize(256)
-	if blocks == 0 {
-		return false
+	blocks := len(scales) / 8
+	size := blocks * t.RowSize(256)
+	if len(out) == 0 || blocks == 0 {
+		clear(out)
+		return
 	}
-	_, _, _, _ = values[256*blocks-1], neg[64*blocks-1], scales[8*blocks-1], sums[8*blocks-1]
-	kernel(&out[0], len(out), &src[0], &values[0], &neg[0], &scales[0], &sums[0], blocks)
-	return true
+	_, _, _ = src[size*len(out)-1], x.values[256*blocks-1], sums[8*blocks-1]
+	var neg *int32
+	if x.form.offset > 0 {
+		neg = &x.neg[0]
+	}
+	if half := len(out) / 2; half > 0 {
+		kernel(&out[0], &out[half], half, &src[0], &src[half*size], &x.values[0], neg, &scales[0], &sums[0], blocks)
+	}
+	if len(out)%2 != 0 {
+		last := len(out) - 1
+		kernel(&out[last], &out[last], 1, &src[last*size], &src[last*size], &x.values[0], neg, &scales[0], &sums[0], blocks)
+	}
+}
+
+// rowsForm tells for which types rowsSIMD is there, and what it wants.
+func rowsForm(t quant.Type) (form oneForm, ok bool) {
+	if !hasVNNI {
+		return oneForm{}, false
+	}
+	switch t {
+	case quant.Q4_0:
+		return oneForm{16, 8}, true
+	case quant.IQ4_XS:
+		return oneForm{16, 128}, true
+	case quant.Q8_0:
+		return oneForm{0, 128}, true
+	case quant.Q6_K:
+		return oneForm{0, 32}, true
+	case quant.Q4_K, quant.Q5_K:
+		return oneForm{32, 0}, true
+	}
+	return oneForm{}, false
+}
+
+// negSums fills neg: see oneToken.
+func negSums(neg []int32, values []byte, each, shift int) {
+	if len(neg) == 0 {
+		return
+	}
+	_ = values[4*each*len(neg)-1]
+	negSumsVNNI(&neg[0], &values[0], each, len(neg)/16, uint64(shift))
 }
 
 // The loops behind the measured ceilings return the operations that they did.

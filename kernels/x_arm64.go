@@ -135,25 +135,29 @@ func dotF32(x, y []float32) float32 {
 	return s
 }
 
-func dotBytes(row []byte, x []float32) float32 {
-	return dotRows(dotF32NEON, dotBytesGo, 4, row, x)
+// dotTwo returns the products of two rows of a plain float type, read in place,
+// with x.
+func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
+	dot := dotF32NEON
+	switch t {
+	case quant.F16:
+		dot = dotF16NEON
+	case quant.BF16:
+		dot = dotBF16NEON
+	}
+	return dotRow(t, dot, a, x), dotRow(t, dot, b, x)
 }
 
-func dotF16(row []byte, x []float32) float32 { return dotRows(dotF16NEON, dotF16Go, 2, row, x) }
-
-func dotBF16(row []byte, x []float32) float32 { return dotRows(dotBF16NEON, dotBF16Go, 2, row, x) }
-
-// dotRows runs one of the kernels that multiply a row of floats of the given
-// size, as it stands in the file, with x.
-func dotRows(dot func(row *byte, x *float32, n int) float32, rest func(row []byte, x []float32) float32, size int, row []byte, x []float32) float32 {
+func dotRow(t quant.Type, dot func(row *byte, x *float32, n int) float32, row []byte, x []float32) float32 {
 	n := whole(len(x))
 	if n == 0 {
-		return rest(row, x)
+		return dotRowGo(t, row, x)
 	}
+	size := t.BlockSize()
 	_ = row[size*len(x)-1]
 	s := dot(&row[0], &x[0], n)
 	if n < len(x) {
-		s += rest(row[size*n:], x[n:])
+		s += dotRowGo(t, row[size*n:], x[n:])
 	}
 	return s
 }
@@ -456,12 +460,21 @@ func readAll(buf []byte) {
 	}
 }
 
-// rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
-// activations, straight from the blocks; false if there is no assembly for it.
-func rowsSIMD(t quant.Type, out []float32, src, values []byte, _ []int32, scales, sums []float32) bool {
-	if !hasDotProd || len(out) == 0 {
-		return false
+// rowsForm tells for which types rowsSIMD is there; all take the values as they
+// come, and signed weights.
+func rowsForm(t quant.Type) (form oneForm, ok bool) {
+	switch t {
+	case quant.Q4_0, quant.Q8_0, quant.Q4_K, quant.Q5_K, quant.Q6_K, quant.IQ4_XS:
+		return oneForm{}, hasDotProd
 	}
+	return oneForm{}, false
+}
+
+func negSums([]int32, []byte, int, int) { panic("kernels: no weights want an offset") }
+
+// rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
+// activations, straight from the blocks: for types of which rowsForm knows.
+func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums []float32) {
 	var kernel func(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
 	switch t {
 	case quant.Q4_0:
@@ -477,13 +490,13 @@ func rowsSIMD(t quant.Type, out []float32, src, values []byte, _ []int32, scales
 	case quant.IQ4_XS:
 		kernel = rowsIQ4XSDOT
 	default:
-		return false
+		panic("kernels: no product of rows of " + t.String())
 	}
-	blocks := len(src) / len(out) / t.RowSize(256)
-	if blocks == 0 {
-		return false
+	blocks := len(scales) / 8
+	if len(out) == 0 || blocks == 0 {
+		clear(out)
+		return
 	}
-	_, _, _ = values[256*blocks-1], scales[8*blocks-1], sums[8*blocks-1]
-	kernel(&out[0], len(out), &src[0], &values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
-	return true
+	_, _, _ = src[len(out)*blocks*t.RowSize(256)-1], x.values[256*blocks-1], sums[8*blocks-1]
+	kernel(&out[0], len(out), &src[0], &x.values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
 }

@@ -22,10 +22,6 @@ func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, fli
 
 func dotF32(x, y []float32) float32 { return dotF32Go(x, y) }
 
-func dotF16(row []byte, x []float32) float32 { return dotF16Go(row, x) }
-
-func dotBF16(row []byte, x []float32) float32 { return dotBF16Go(row, x) }
-
 func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
 	return dotGroupsGo(group, u, scale, values, scales, groups)
 }
@@ -72,8 +68,14 @@ func peakInt8(int) float64 { return 0 }
 
 func readAll([]byte) {}
 
-func rowsSIMD(quant.Type, []float32, []byte, []byte, []int32, []float32, []float32) bool {
-	return false
+func rowsForm(quant.Type) (oneForm, bool) { return oneForm{}, false }
+
+func rowsSIMD(t quant.Type, _ []float32, _ []byte, _ *oneToken, _, _ []float32) {
+	panic("kernels: no product of rows of " + t.String())
 }
 
-func dotBytes(row []byte, x []float32) float32 { return dotBytesGo(row, x) }
+func negSums([]int32, []byte, int, int) { panic("kernels: no weights want an offset") }
+
+func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
+	return dotRowGo(t, a, x), dotRowGo(t, b, x)
+}

@@ -8,9 +8,10 @@ import (
 
 func dots() {
 	for _, w := range []width{avx512, avx2} {
-		dotFloat(w, "dotF32", 4)
-		dotFloat(w, "dotF16", 2)
-		dotFloat(w, "dotBF16", 2)
+		dotFloat(w)
+		dotTwo(w, "F32", 4)
+		dotTwo(w, "F16", 2)
+		dotTwo(w, "BF16", 2)
 	}
 	dotGroups32VNNI()
 	dotGroups16VNNI()
@@ -20,45 +21,31 @@ func dots() {
 
 // dotFloat multiplies n elements, a multiple of the vector length, in 4
 // accumulators.
-func dotFloat(w width, name string, size int) {
+func dotFloat(w width) {
 	step := int(w) / 4
-	text(name+w.suffix(), "func(x *byte, y *float32, n int) float32",
-		name+w.suffix()+" returns the sum of x[i]*y[i], n being a multiple of the vector length.")
+	text("dotF32"+w.suffix(), "func(x *byte, y *float32, n int) float32",
+		"dotF32"+w.suffix()+" returns the sum of x[i]*y[i], n being a multiple of the vector length.")
 	x, y, n := load("x"), load("y"), load("n")
 	for i := range 4 {
 		zero(w.v(i))
 	}
-	widen := func(m Mem, v reg.VecPhysical) {
-		switch name {
-		case "dotF32":
-			VMOVUPS(m, v)
-		case "dotF16":
-			VCVTPH2PS(m, v)
-		default:
-			VPMOVZXWD(m, v)
-			VPSLLD(U8(16), v, v)
-		}
-	}
 	Label("wide")
 	CMPQ(n, U32(uint32(4*step)))
 	JL(LabelRef("narrow"))
-	if size == 2 {
-		PREFETCHT0(ptr(x, 2048))
-	}
 	for i := range 4 {
-		widen(ptr(x, i*step*size), w.v(4+i))
+		VMOVUPS(ptr(x, i*int(w)), w.v(4+i))
 		VFMADD231PS(ptr(y, i*int(w)), w.v(4+i), w.v(i))
 	}
-	ADDQ(U32(uint32(4*step*size)), x)
+	ADDQ(U32(uint32(4*w)), x)
 	ADDQ(U32(uint32(4*w)), y)
 	SUBQ(U32(uint32(4*step)), n)
 	JMP(LabelRef("wide"))
 	Label("narrow")
 	TESTQ(n, n)
 	JZ(LabelRef("sum"))
-	widen(ptr(x, 0), w.v(4))
+	VMOVUPS(ptr(x, 0), w.v(4))
 	VFMADD231PS(ptr(y, 0), w.v(4), w.v(0))
-	ADDQ(U32(uint32(step*size)), x)
+	ADDQ(U32(uint32(w)), x)
 	ADDQ(U32(uint32(w)), y)
 	SUBQ(U32(uint32(step)), n)
 	JMP(LabelRef("narrow"))
@@ -68,6 +55,58 @@ func dotFloat(w width, name string, size int) {
 	VADDPS(w.v(2), w.v(0), w.v(0))
 	sumPS(w, 0, 1)
 	Store(reg.X0, ReturnIndex(0))
+	ret()
+}
+
+// dotTwo multiplies two rows of n elements, a multiple of the vector length,
+// with y: see rows for why two.
+func dotTwo(w width, name string, size int) {
+	step := int(w) / 4
+	text("dotTwo"+name+w.suffix(), "func(a, b *byte, y *float32, n int) (float32, float32)",
+		"dotTwo"+name+w.suffix()+" returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.")
+	rows, y, n := [2]reg.GPVirtual{load("a"), load("b")}, load("y"), load("n")
+	for i := range 4 {
+		zero(w.v(i))
+	}
+	multiply := func(count int) {
+		for r, x := range rows {
+			for i := 0; i < count*step*size; i += 64 {
+				PREFETCHT0(ptr(x, ahead+i))
+			}
+			for i := range count {
+				m, v := ptr(x, i*step*size), w.v(4+2*r+i)
+				switch name {
+				case "F32":
+					VMOVUPS(m, v)
+				case "F16":
+					VCVTPH2PS(m, v)
+				case "BF16":
+					VPMOVZXWD(m, v)
+					VPSLLD(U8(16), v, v)
+				}
+				VFMADD231PS(ptr(y, i*int(w)), v, w.v(2*r+i))
+			}
+			ADDQ(U32(uint32(count*step*size)), x)
+		}
+		ADDQ(U32(uint32(count*int(w))), y)
+		SUBQ(U32(uint32(count*step)), n)
+	}
+	Label("wide")
+	CMPQ(n, U32(uint32(2*step)))
+	JL(LabelRef("narrow"))
+	multiply(2)
+	JMP(LabelRef("wide"))
+	Label("narrow")
+	TESTQ(n, n)
+	JZ(LabelRef("sum"))
+	multiply(1)
+	Label("sum")
+	VADDPS(w.v(1), w.v(0), w.v(0))
+	VADDPS(w.v(3), w.v(2), w.v(2))
+	sumPS(w, 0, 1)
+	sumPS(w, 2, 1)
+	Store(reg.X0, ReturnIndex(0))
+	Store(reg.X2, ReturnIndex(1))
 	ret()
 }
 

@@ -571,7 +571,8 @@ func unpackers() {
 	})
 
 	// The rest are products of rows with one token, straight from the blocks:
-	// 256 columns a turn, in four registers of 64 unpacked weights each.
+	// 256 columns a turn, in registers of 64 unpacked weights each, whose order
+	// the activations have too (oneToken in ../../matmul.go).
 	z := zmm
 	broadcast := func(m Mem, r int) { VPBROADCASTQ(m, z[r]) }
 	laneCounts := func(name string, counts ...uint64) Mem {
@@ -581,75 +582,86 @@ func unpackers() {
 		}
 		return m
 	}
-	quads := GLOBL("eachTwice", RODATA|NOPTR)
-	for i, v := range []uint64{0, 1, 0, 1, 2, 3, 2, 3} {
-		DATA(8*i, U64(v))
-	}
-	nibbleCounts := laneCounts("nibbleCounts", 0, 4, 0, 4)
-	fifthCounts := [4]Mem{laneCounts("fifth0", 4, 3), laneCounts("fifth1", 2, 1), laneCounts("fifth2", 0, 1), laneCounts("fifth3", 2, 3)}
+	fifthCounts := [4]Mem{laneCounts("fifth0", 4, 2), laneCounts("fifth1", 3, 1), laneCounts("fifth2", 0, 2), laneCounts("fifth3", 1, 3)}
 	sixthCounts := [2]Mem{laneCounts("sixth0", 4, 2), laneCounts("sixth1", 0, 2)}
 
-	// picks puts into z[20..23] what picks, from 8 scales of groups of 32 or 16
-	// of groups of 16, those of each quarter.
-	picks := func(first string, per uint32) func() {
-		return func() {
-			VMOVDQU32(NewDataAddr(Symbol{Name: first, Static: true}, 0), z[20])
-			g := GP32()
-			MOVL(U32(per), g)
-			VPBROADCASTD(g, z[24])
-			for i := range 3 {
-				VPADDD(z[24], z[20+i], z[21+i])
-			}
+	// picks puts into z[20] and those after it what spreads scales over the lanes
+	// of one register of products after the other: first, and first plus each of
+	// the others.
+	picks := func(first string, others ...uint32) {
+		VMOVDQU32(NewDataAddr(Symbol{Name: first, Static: true}, 0), z[20])
+		g := GP32()
+		for i, v := range others {
+			MOVL(U32(v), g)
+			VPBROADCASTD(g, z[21+i])
+			VPADDD(z[20], z[21+i], z[21+i])
 		}
 	}
-	pairs, fours := picks("pairOfGroups", 2), picks("quarters", 4)
-	// multiply takes quarter j of weights in z[6] and the scales in z[0].
-	multiply := func(r *rowProduct, j, shift int) {
-		if shift < 0 {
-			clearZ(z[7])
+	start := func(r *rowProduct, shifted bool, j int) {
+		if shifted {
+			VMOVDQU32(ptr(r.neg, 64*j), z[7])
 		} else {
-			VPSLLD(U8(uint8(shift)), ptr(r.neg, 64*j), z[7])
+			clearZ(z[7])
 		}
-		VPDPBUSD(ptr(r.values, 64*j), z[6], z[7])
+	}
+	// finish scales the products in z[7] by the scales in z[0] and adds them.
+	finish := func(r *rowProduct, j int) {
 		VCVTDQ2PS(z[7], z[7])
 		VPERMPS(z[0], z[20+j], z[9])
-		VFMADD231PS(z[9], z[7], z[16+j])
+		VFMADD231PS(z[9], z[7], r.acc(j))
 	}
-	// gathered loads the halves of 8 blocks as scales.
-	gathered := func(r *rowProduct, size int) {
-		VPXOR(reg.X0, reg.X0, reg.X0)
-		for i := range 8 {
-			VPINSRW(U8(uint8(i)), ptr(r.src, size*i), reg.X0, reg.X0)
-		}
+	// multiply takes quarter j of weights in z[6].
+	multiply := func(r *rowProduct, shifted bool, j int) {
+		start(r, shifted, j)
+		VPDPBUSD(ptr(r.values, 64*j), z[6], z[7])
+		finish(r, j)
+	}
+	// scaled16 makes scales in z[0] of 8 halves in x[0].
+	scaled16 := func(r *rowProduct) {
 		VCVTPH2PS(reg.X0, reg.Y0)
 		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
 	}
-	spreadNibbles := func() {
-		VPERMQ(z[6], z[30], z[6])
-		VPSRLVW(z[29], z[6], z[6])
-		VPANDD(z[31], z[6], z[6])
+	ninths := GLOBL("ninths", RODATA|NOPTR)
+	for i := range 8 {
+		DATA(2*i, U16(uint16(9*i)))
 	}
-	spreadConstants := func() {
+	rows("Q4_0", 8*18, 128, func() {
+		picks("quarters", 4)
 		broadcast(low4, 31)
-		VMOVDQU64(quads, z[30])
-		VMOVDQU64(nibbleCounts, z[29])
-	}
-	rows("Q4_0", 8*18, func() { pairs(); spreadConstants() }, func(r *rowProduct) {
-		gathered(r, 18)
-		for j := range 4 {
-			VMOVDQU(ptr(r.src, 36*j+2), reg.X6)
-			VINSERTI128(U8(1), ptr(r.src, 36*j+20), reg.Y6, reg.Y6)
-			spreadNibbles()
-			multiply(r, j, 3)
+		VMOVDQU(ninths, reg.X12)
+	}, func(r *rowProduct) {
+		VMOVDQA64(z[12], z[0])
+		VMOVDQU64(ptr(r.src, 0), z[1])
+		VPERMI2W(ptr(r.src, 64), z[1], z[0])
+		scaled16(r)
+		for j := range 2 {
+			VMOVDQU(ptr(r.src, 72*j+2), reg.X8)
+			for i := 1; i < 4; i++ {
+				VINSERTI32X4(U8(uint8(i)), ptr(r.src, 72*j+18*i+2), z[8], z[8])
+			}
+			VPANDD(z[31], z[8], z[6])
+			VPSRLW(U8(4), z[8], z[8])
+			VPANDD(z[31], z[8], z[8])
+			start(r, true, j)
+			VPDPBUSD(ptr(r.values, 128*j), z[6], z[7])
+			VPDPBUSD(ptr(r.values, 128*j+64), z[8], z[7])
+			finish(r, j)
 		}
 	})
-	rows("Q8_0", 8*34, func() { pairs(); broadcast(sign8, 31) }, func(r *rowProduct) {
-		gathered(r, 34)
+	rows("Q8_0", 8*34, 256, func() {
+		picks("pairOfGroups", 2, 4, 6)
+		broadcast(sign8, 31)
+	}, func(r *rowProduct) {
+		VPXOR(reg.X0, reg.X0, reg.X0)
+		for i := range 8 {
+			VPINSRW(U8(uint8(i)), ptr(r.src, 34*i), reg.X0, reg.X0)
+		}
+		scaled16(r)
 		for j := range 4 {
 			VMOVDQU(ptr(r.src, 68*j+2), reg.Y6)
 			VINSERTI64X4(U8(1), ptr(r.src, 68*j+36), z[6], z[6])
 			VPXORD(z[31], z[6], z[6])
-			multiply(r, j, 7)
+			multiply(r, true, j)
 		}
 	})
 	scaledBy := func(r, by int, m Mem) {
@@ -667,20 +679,31 @@ func unpackers() {
 		eight(and(s1, 0x3f3f3f3f), min, 1)
 		scaledBy(0, 2, ptr(r.scales, 0))
 		scaledBy(1, 3, ptr(r.sums, 0))
-		VADDPS(z[1], z[16], z[16])
+		VADDPS(z[1], r.acc(0), r.acc(0))
 	}
-	rows("Q4K", 144, func() { pairs(); broadcast(low4, 31) }, func(r *rowProduct) {
+	indices("everyOtherGroup", func(i int) uint32 { return uint32(i / 8 * 2) })
+	// halved unpacks 64 bytes from disp on: the low ones into z[6], the high ones
+	// into z[8].
+	halved := func(r *rowProduct, disp int) {
+		VMOVDQU64(ptr(r.src, disp), z[8])
+		VPANDD(z[31], z[8], z[6])
+		VPSRLW(U8(4), z[8], z[8])
+		VPANDD(z[31], z[8], z[8])
+	}
+	rows("Q4K", 144, 256, func() {
+		picks("everyOtherGroup", 1, 4, 5)
+		broadcast(low4, 31)
+	}, func(r *rowProduct) {
 		rowScalesK(r)
-		for j := range 4 {
-			VMOVDQU(ptr(r.src, 16+32*j), reg.Y6)
-			VPSRLW(U8(4), reg.Y6, reg.Y7)
-			VINSERTI64X4(U8(1), reg.Y7, z[6], z[6])
-			VPANDD(z[31], z[6], z[6])
-			multiply(r, j, -1)
+		for j := range 2 {
+			halved(r, 16+64*j)
+			multiply(r, false, 2*j)
+			VMOVDQA64(z[8], z[6])
+			multiply(r, false, 2*j+1)
 		}
 	})
-	rows("Q5K", 176, func() {
-		pairs()
+	rows("Q5K", 176, 256, func() {
+		picks("everyOtherGroup", 1, 4, 5)
 		broadcast(low4, 31)
 		broadcast(bit4, 30)
 		for j, m := range fifthCounts {
@@ -689,22 +712,26 @@ func unpackers() {
 	}, func(r *rowProduct) {
 		rowScalesK(r)
 		VBROADCASTI64X4(ptr(r.src, 16), z[10])
-		for j := range 4 {
-			VMOVDQU(ptr(r.src, 48+32*j), reg.Y6)
-			VPSRLW(U8(4), reg.Y6, reg.Y7)
-			VINSERTI64X4(U8(1), reg.Y7, z[6], z[6])
-			VPANDD(z[31], z[6], z[6])
+		// fifth adds quarter j's high bits to z[to].
+		fifth := func(j, to int) {
 			if j < 2 {
-				VPSLLVW(z[24+j], z[10], z[8])
+				VPSLLVW(z[24+j], z[10], z[11])
 			} else {
-				VPSRLVW(z[24+j], z[10], z[8])
+				VPSRLVW(z[24+j], z[10], z[11])
 			}
-			VPTERNLOGD(U8(0xf8), z[30], z[8], z[6]) // z6 | z8 & z30
-			multiply(r, j, -1)
+			VPTERNLOGD(U8(0xf8), z[30], z[11], z[to]) // z[to] | z11 & z30
+		}
+		for j := range 2 {
+			halved(r, 48+64*j)
+			fifth(2*j, 6)
+			fifth(2*j+1, 8)
+			multiply(r, false, 2*j)
+			VMOVDQA64(z[8], z[6])
+			multiply(r, false, 2*j+1)
 		}
 	})
-	rows("Q6K", 210, func() {
-		fours()
+	rows("Q6K", 210, 256, func() {
+		picks("quarters", 4, 8, 12)
 		broadcast(low4, 31)
 		broadcast(bits45, 30)
 		for h, m := range sixthCounts {
@@ -733,13 +760,13 @@ func unpackers() {
 					VPSRLVW(z[26], z[10], z[8])
 				}
 				VPTERNLOGD(U8(0xf8), z[30], z[8], z[6])
-				multiply(r, 2*h+part, 5)
+				multiply(r, true, 2*h+part)
 			}
 		}
 	})
-	rows("IQ4XS", 136, func() {
-		pairs()
-		spreadConstants()
+	rows("IQ4XS", 136, 128, func() {
+		picks("quarters", 4)
+		broadcast(low4, 31)
 		VBROADCASTI32X4(iq4, z[28])
 		VPBROADCASTD(n32, reg.Y13)
 		VPBROADCASTD(n15, reg.Y12)
@@ -758,28 +785,71 @@ func unpackers() {
 		VPOR(reg.Y1, reg.Y0, reg.Y0)
 		VPSUBD(reg.Y13, reg.Y0, reg.Y0)
 		scaledBy(0, 2, ptr(r.scales, 0))
-		for j := range 4 {
-			VMOVDQU(ptr(r.src, 8+32*j), reg.Y6)
-			spreadNibbles()
+		for j := range 2 {
+			halved(r, 8+64*j)
 			VPSHUFB(z[6], z[28], z[6])
-			multiply(r, j, 7)
+			VPSHUFB(z[8], z[28], z[8])
+			start(r, true, j)
+			VPDPBUSD(ptr(r.values, 128*j), z[6], z[7])
+			VPDPBUSD(ptr(r.values, 128*j+64), z[8], z[7])
+			finish(r, j)
 		}
 	})
+	negatedSums()
+}
+
+// negatedSums writes what takes the offset of unsigned weights out of a product.
+func negatedSums() {
+	text("negSumsVNNI", "func(neg *int32, values *byte, each, n int, shift uint64)",
+		"negSumsVNNI writes n times 16 negated sums of 4 values, shifted left: those of 64 values, or for each = 2",
+		"those of 64 and of the 64 after them together.")
+	neg, values, each, n := load("neg"), load("values"), load("each"), load("n")
+	shift := load("shift")
+	VMOVQ(shift, reg.X5)
+	VPBROADCASTD(ConstData("bytesOfOne", U32(0x01010101)), zmm[4])
+	clearZ(zmm[3])
+	Label("loop")
+	clearZ(zmm[0])
+	VPDPBUSD(ptr(values, 0), zmm[4], zmm[0])
+	ADDQ(U32(64), values)
+	CMPQ(each, U32(2))
+	JNE(LabelRef("store"))
+	VPDPBUSD(ptr(values, 0), zmm[4], zmm[0])
+	ADDQ(U32(64), values)
+	Label("store")
+	VPSUBD(zmm[0], zmm[3], zmm[0])
+	VPSLLD(reg.X5, zmm[0], zmm[0])
+	VMOVDQU32(zmm[0], ptr(neg, 0))
+	ADDQ(U32(64), neg)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
 }
 
 // rowProduct holds the pointers of a product of rows with one token.
 type rowProduct struct {
 	src, values, neg, scales, sums reg.GPVirtual
+	first                          int // of its two accumulators
 }
 
+// acc is the accumulator of register j of products.
+func (r *rowProduct) acc(j int) reg.VecPhysical { return zmm[r.first+j%2] }
+
 // rows writes the product of rows, size bytes for 256 columns, with a token.
-func rows(name string, size int, setup func(), body func(r *rowProduct)) {
-	text("rows"+name+"VNNI", "func(out *float32, rows int, src, values *byte, neg *int32, scales, sums *float32, blocks int)",
-		"rows"+name+"VNNI multiplies rows that follow each other, blocks of 256 columns each, with the activations of",
-		"one token: values and scales as quantizeRowGo writes them, neg the negated sums of each 4 values, sums the",
-		"sums of each 32 activations.")
-	r := &rowProduct{src: load("src"), values: GP64(), neg: GP64(), scales: GP64(), sums: GP64()}
-	out, n, left := load("out"), load("rows"), GP64()
+// Two rows are read at a time, far from each other: while one stands at the end
+// of a page, where the processor's own prefetching ends, the other goes on.
+// For 256 columns neg has negs bytes.
+func rows(name string, size, negs int, setup func(), body func(r *rowProduct)) {
+	text("rows"+name+"VNNI", "func(out, out2 *float32, rows int, src, src2, values *byte, neg *int32, scales, sums *float32, blocks int)",
+		"rows"+name+"VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns",
+		"each, with the activations of one token: values and neg as oneToken has them for the type, scales as",
+		"quantizeRowGo writes them, sums the sums of each 32 activations.")
+	values, neg, scales, sums := GP64(), GP64(), GP64(), GP64()
+	r := [2]*rowProduct{
+		{load("src"), values, neg, scales, sums, 16},
+		{load("src2"), values, neg, scales, sums, 18},
+	}
+	out, out2, n, left := load("out"), load("out2"), load("rows"), GP64()
 	setup()
 	TESTQ(n, n)
 	JZ(LabelRef("done"))
@@ -787,29 +857,31 @@ func rows(name string, size int, setup func(), body func(r *rowProduct)) {
 	for i := range 4 {
 		clearZ(zmm[16+i])
 	}
-	Load(Param("values"), r.values)
-	Load(Param("neg"), r.neg)
-	Load(Param("scales"), r.scales)
-	Load(Param("sums"), r.sums)
+	Load(Param("values"), values)
+	Load(Param("neg"), neg)
+	Load(Param("scales"), scales)
+	Load(Param("sums"), sums)
 	Load(Param("blocks"), left)
 	Label("block")
-	for i := 0; i < size; i += 64 {
-		PREFETCHT0(ptr(r.src, ahead+i))
+	for _, r := range r {
+		for i := 0; i < size; i += 64 {
+			PREFETCHT0(ptr(r.src, ahead+i))
+		}
+		body(r)
+		ADDQ(U32(uint32(size)), r.src)
 	}
-	body(r)
-	ADDQ(U32(uint32(size)), r.src)
-	ADDQ(U32(256), r.values)
-	ADDQ(U32(256), r.neg)
-	ADDQ(U32(32), r.scales)
-	ADDQ(U32(32), r.sums)
+	ADDQ(U32(256), values)
+	ADDQ(U32(uint32(negs)), neg)
+	ADDQ(U32(32), scales)
+	ADDQ(U32(32), sums)
 	DECQ(left)
 	JNZ(LabelRef("block"))
-	VADDPS(zmm[17], zmm[16], zmm[0])
-	VADDPS(zmm[19], zmm[18], zmm[1])
-	VADDPS(zmm[1], zmm[0], zmm[0])
-	sumPS(avx512, 0, 1)
-	VMOVSS(reg.X0, ptr(out, 0))
-	ADDQ(U32(4), out)
+	for i, out := range []reg.GPVirtual{out, out2} {
+		VADDPS(zmm[17+2*i], zmm[16+2*i], zmm[0])
+		sumPS(avx512, 0, 1)
+		VMOVSS(reg.X0, ptr(out, 0))
+		ADDQ(U32(4), out)
+	}
 	DECQ(n)
 	JNZ(LabelRef("row"))
 	Label("done")
