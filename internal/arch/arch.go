@@ -31,6 +31,9 @@ type Family struct {
 	// decoder completes the description of the forward pass from the
 	// architecture's metadata.
 	decoder func(d *Decoder, m *params)
+	// export completes config.json where a GGUF is turned back into a
+	// checkpoint; nil: that is not known how to do.
+	export func(e *exporter)
 }
 
 // Families is the table, in the order in which they are listed for people.

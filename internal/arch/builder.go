@@ -22,6 +22,9 @@ type builder struct {
 	f   *Family
 	m   *Model
 	opt Options
+	// export, if set, makes the description run for names and transformations
+	// alone, to be undone.
+	export *exporter
 
 	tensors   []checkpoint.Tensor // the checkpoint's, decoded where they were quantized
 	index     map[string]int      // name of a tensor, normalized -> position
@@ -96,8 +99,11 @@ func (b *builder) addPrefix(prefix string) {
 
 // has reports whether the checkpoint holds the tensor.
 func (b *builder) has(name string) bool {
-	if b.adapting() {
+	switch {
+	case b.adapting():
 		return b.opt.Adapter.pairs[name] != nil
+	case b.exporting():
+		return b.export.asked(name)
 	}
 	_, ok := b.index[name]
 	return ok
@@ -106,8 +112,11 @@ func (b *builder) has(name string) bool {
 // src claims a tensor of the checkpoint, which must be there and have the
 // shape.
 func (b *builder) src(name string, shape ...int) shaped {
-	if b.adapting() {
+	switch {
+	case b.adapting():
 		return b.adapterSrc(name, shape)
+	case b.exporting():
+		return b.export.src(name, shape)
 	}
 	s := b.srcAny(name)
 	if !slices.Equal(s.shape, shape) {
@@ -119,7 +128,7 @@ func (b *builder) src(name string, shape ...int) shaped {
 
 // srcAny claims a tensor of whatever shape.
 func (b *builder) srcAny(name string) shaped {
-	if b.adapting() {
+	if b.adapting() || b.exporting() {
 		return shaped{}
 	}
 	i, ok := b.index[name]
@@ -142,11 +151,20 @@ func (b *builder) srcAny(name string) shaped {
 // and transformations then apply to the adapter's matrices.
 func (b *builder) adapting() bool { return b.opt.Adapter != nil }
 
+// exporting reports whether the description runs to be undone.
+func (b *builder) exporting() bool { return b.export != nil }
+
+// hasOther reports whether the checkpoint holds the tensor in place of those
+// that most checkpoints of the family hold, and that Export writes.
+func (b *builder) hasOther(name string) bool { return !b.exporting() && b.has(name) }
+
 func dims(shape []int) string { return strings.ReplaceAll(fmt.Sprint(shape), " ", ",") }
 
 // put adds a tensor to the GGUF.
 func (b *builder) put(name string, s shaped) {
 	switch l := s.lora; {
+	case b.exporting():
+		b.export.put(name, s)
 	case l != nil:
 		a := l.a
 		if l.embedding {

@@ -23,6 +23,37 @@ var (
 	kvKeys      = []string{"num_key_value_heads", "n_kv_heads"}
 )
 
+// keyPair ties a key of an architecture in the GGUF to the key of config.json
+// that it comes from, under any of its names; Export writes the first.
+type keyPair struct {
+	key  string
+	from []string
+}
+
+// What most architectures share: convert reads these tables in one direction,
+// Export in the other. Each list is in the order of the file.
+var (
+	dimKeys = []keyPair{
+		{"block_count", layerKeys},
+		{"context_length", contextKeys},
+		{"embedding_length", embdKeys},
+		{"feed_forward_length", ffnKeys},
+		{"attention.head_count", headKeys},
+		{"attention.head_count_kv", kvKeys},
+	}
+	epsKeys = []keyPair{
+		{"attention.layer_norm_rms_epsilon", []string{"rms_norm_eps", "norm_eps"}},
+		{"attention.layer_norm_epsilon", []string{"layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"}},
+	}
+	expertKeys = []keyPair{
+		{"expert_count", []string{"num_local_experts", "num_experts", "n_routed_experts"}},
+		{"expert_used_count", []string{"num_experts_per_tok", "num_experts_per_token", "top_k_experts"}},
+		{"expert_group_count", []string{"n_group"}},
+		{"expert_group_used_count", []string{"topk_group"}},
+	}
+	headDimKeys = []string{"attention.key_length", "attention.value_length"}
+)
+
 // maxLayers bounds num_hidden_layers: far above any model, low enough that a
 // wrong number is found before it is looped over.
 const maxLayers = 10000
@@ -59,38 +90,27 @@ func (b *builder) commonShape() shape {
 // llama.cpp's converter, general.file_type last.
 func (b *builder) commonParams(s shape, r *rope) {
 	c := b.cfg
-	b.setUint("block_count", s.layers)
-	if s.context > 0 {
-		b.setUint("context_length", s.context)
-	}
-	b.setUint("embedding_length", s.embd)
-	if s.ffn > 0 {
-		b.setUint("feed_forward_length", s.ffn)
-	}
-	b.setUint("attention.head_count", s.heads)
+	kv := 0 // not said: as many as heads
 	if _, _, ok := c.find(kvKeys); ok {
-		b.setUint("attention.head_count_kv", s.kv)
+		kv = s.kv
+	}
+	for i, n := range []int{s.layers, s.context, s.embd, s.ffn, s.heads, kv} {
+		if n > 0 {
+			b.setUint(dimKeys[i].key, n)
+		}
 	}
 	if r != nil {
 		b.ropeParams(r)
 	}
-	if eps, ok := c.floatIf("rms_norm_eps", "norm_eps"); ok {
-		b.setEps("rms_norm_eps", "attention.layer_norm_rms_epsilon", eps)
+	for _, k := range epsKeys {
+		if eps, ok := c.floatIf(k.from...); ok {
+			b.setEps(k.from[0], k.key, eps)
+		}
 	}
-	if eps, ok := c.floatIf("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"); ok {
-		b.setEps("layer_norm_eps", "attention.layer_norm_epsilon", eps)
-	}
-	if n, ok := c.countIf("num_local_experts", "num_experts", "n_routed_experts"); ok {
-		b.setUint("expert_count", n)
-	}
-	if n, ok := c.countIf("num_experts_per_tok", "num_experts_per_token", "top_k_experts"); ok {
-		b.setUint("expert_used_count", n)
-	}
-	if n, ok := c.countIf("n_group"); ok {
-		b.setUint("expert_group_count", n)
-	}
-	if n, ok := c.countIf("topk_group"); ok {
-		b.setUint("expert_group_used_count", n)
+	for _, k := range expertKeys {
+		if n, ok := c.countIf(k.from...); ok {
+			b.setUint(k.key, n)
+		}
 	}
 	switch f := c.text("", "score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func"); f {
 	case "":
@@ -102,8 +122,9 @@ func (b *builder) commonParams(s shape, r *rope) {
 		c.bad(formats.Unsupported, "expert gating function %s is not understood", formats.Quote(f))
 	}
 	if c.has("head_dim") {
-		b.setUint("attention.key_length", s.headDim)
-		b.setUint("attention.value_length", s.headDim)
+		for _, k := range headDimKeys {
+			b.setUint(k, s.headDim)
+		}
 	}
 	b.setFileType()
 }
@@ -154,6 +175,9 @@ type expert struct {
 // experts stacks the matrices of n experts. All of a layer's come into the file
 // together, where the last of them stands.
 func (b *builder) experts(n int, kinds ...expert) {
+	if b.exporting() {
+		b.export.mustStack(n, kinds)
+	}
 	stacks := make([]shaped, len(kinds))
 	last := 0
 	for k, e := range kinds {

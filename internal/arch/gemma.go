@@ -23,6 +23,11 @@ var (
 			v.SetSpacePrefix(false)
 		},
 		decoder: gemmaDecoder,
+		export: func(e *exporter) {
+			e.class("GemmaForCausalLM", "gemma")
+			e.cfg["hidden_act"] = gemmaActivation
+			e.cfg["hidden_activation"] = gemmaActivation
+		},
 	}
 	gemma2Family = &Family{
 		Name:    "gemma2",
@@ -38,6 +43,11 @@ var (
 			if d.Layers == 46 { // 27B scales by the embeddings' share of a head
 				d.AttnScale = rsqrt(d.Embd / d.Heads)
 			}
+		},
+		export: func(e *exporter) {
+			e.gemma("Gemma2ForCausalLM", "gemma2")
+			e.cfg["attn_logit_softcapping"] = jsonFloat(float64(e.d.AttnSoftcap))
+			e.cfg["final_logit_softcapping"] = jsonFloat(float64(e.d.LogitSoftcap))
 		},
 	}
 	gemma3Family = &Family{
@@ -59,8 +69,35 @@ var (
 				d.AttnScale = rsqrt(d.Embd / d.Heads)
 			}
 		},
+		export: func(e *exporter) {
+			e.gemma("Gemma3ForCausalLM", "gemma3_text")
+			pattern := e.d.WindowPattern
+			if e.d.Window == 0 {
+				pattern = 1 // all layers attend to the whole text
+			}
+			e.cfg["sliding_window_pattern"] = number(pattern)
+			if e.d.LogitSoftcap > 0 {
+				e.cfg["final_logit_softcapping"] = jsonFloat(float64(e.d.LogitSoftcap))
+			}
+		},
 	}
 )
+
+// gemma writes what Gemma 2 and 3 have in common.
+func (e *exporter) gemma(class, modelType string) {
+	e.class(class, modelType)
+	e.cfg["hidden_activation"] = gemmaActivation
+	scalar := float64(e.d.HeadDim)
+	if s := float64(e.d.AttnScale); s != 0 {
+		scalar = math.Round(1 / (s * s))
+	}
+	e.cfg["query_pre_attn_scalar"] = jsonFloat(scalar)
+	if e.d.Window > 0 {
+		e.cfg["sliding_window"] = number(e.d.Window)
+	}
+}
+
+const gemmaActivation = "gelu_pytorch_tanh"
 
 func rsqrt(n int) float32 { return float32(1 / math.Sqrt(float64(n))) }
 
@@ -97,8 +134,8 @@ func loadGemma(b *builder, generation int) {
 	s := b.commonShape()
 	// "gelu" is what the first configs said; the models were trained with the
 	// tanh form, which hidden_activation names.
-	c.oneOf("hidden_activation", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
-	c.oneOf("hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh", "gelu")
+	c.oneOf("hidden_activation", gemmaActivation, gemmaActivation)
+	c.oneOf("hidden_act", gemmaActivation, gemmaActivation, "gelu")
 	eps := c.floatOr(1e-6, "rms_norm_eps")
 	c.mustBe("use_bidirectional_attention", false)
 	c.ignore("attention_bias", "layer_types")

@@ -27,6 +27,16 @@ var llamaFamily = &Family{
 	decoder: func(d *Decoder, m *params) {
 		d.ExpertNorm = true
 	},
+	export: func(e *exporter) {
+		e.cfg["hidden_act"] = "silu"
+		if e.d.Experts > 0 {
+			e.class("MixtralForCausalLM", "mixtral")
+			return
+		}
+		e.class("LlamaForCausalLM", "llama")
+		e.cfg["attention_bias"] = e.has("blk.0.attn_q.bias")
+		e.cfg["mlp_bias"] = e.has("blk.0.ffn_up.bias")
+	},
 }
 
 func loadLlama(b *builder) {
@@ -127,7 +137,7 @@ func loadMetaLlama(b *builder) {
 		if s.embd <= 3072 {
 			f.factor = 32
 		}
-		b.put("rope_freqs.weight", values(f.factors(s.headDim, theta)))
+		b.put(ropeFactors, values(f.factors(s.headDim, theta)))
 	}
 	b.put("token_embd.weight", b.src("tok_embeddings.weight", s.vocab, s.embd))
 	if b.has("output.weight") {

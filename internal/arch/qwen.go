@@ -16,6 +16,7 @@ var (
 		load:    func(b *builder) { loadQwen(b) },
 		vocab:   sentencePieceOrBPE,
 		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },
+		export:  func(e *exporter) { exportQwen(e, "Qwen2ForCausalLM", "qwen2") },
 	}
 	qwen2MoEFamily = &Family{
 		Name:    "qwen2moe",
@@ -27,6 +28,7 @@ var (
 		},
 		vocab:   func(v *vocab.Builder) { v.BPE() },
 		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },
+		export:  func(e *exporter) { exportQwen(e, "Qwen2MoeForCausalLM", "qwen2_moe") },
 	}
 	qwen3Family = &Family{
 		Name:    "qwen3",
@@ -35,6 +37,7 @@ var (
 		load:    func(b *builder) { loadQwen(b) },
 		vocab:   sentencePieceOrBPE,
 		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true },
+		export:  func(e *exporter) { exportQwen(e, "Qwen3ForCausalLM", "qwen3") },
 	}
 	qwen3MoEFamily = &Family{
 		Name:    "qwen3moe",
@@ -46,6 +49,7 @@ var (
 		},
 		vocab:   func(v *vocab.Builder) { v.BPE() },
 		decoder: func(d *Decoder, _ *params) { d.Rope.Half = true; d.ExpertNorm = true },
+		export:  func(e *exporter) { exportQwen(e, "Qwen3MoeForCausalLM", "qwen3_moe") },
 	}
 )
 
@@ -56,6 +60,26 @@ func sentencePieceOrBPE(v *vocab.Builder) {
 		return
 	}
 	v.BPE()
+}
+
+// The widths of the experts' feed-forward.
+var (
+	qwenExpertFFN = keyPair{"expert_feed_forward_length", []string{"moe_intermediate_size"}}
+	qwenSharedFFN = keyPair{"expert_shared_feed_forward_length", []string{"shared_expert_intermediate_size"}}
+)
+
+func exportQwen(e *exporter, class, modelType string) {
+	e.class(class, modelType)
+	e.cfg["hidden_act"] = "silu"
+	if e.d.Experts == 0 {
+		return
+	}
+	e.cfg["norm_topk_prob"] = e.d.ExpertNorm
+	e.cfg["decoder_sparse_step"] = number(1)
+	delete(e.cfg, expertKeys[0].from[0]) // another name for it
+	e.cfg["num_experts"] = number(e.d.Experts)
+	e.copyUint(qwenExpertFFN)
+	e.copyUint(qwenSharedFFN)
 }
 
 func loadQwen(b *builder) {
@@ -69,10 +93,10 @@ func loadQwen(b *builder) {
 	experts := c.countOr(0, "num_experts", "num_local_experts")
 	var expertFFN, sharedFFN int
 	if experts > 0 {
-		expertFFN = c.count("moe_intermediate_size")
-		b.setUint("expert_feed_forward_length", expertFFN)
-		if sharedFFN = c.countOr(0, "shared_expert_intermediate_size"); sharedFFN > 0 {
-			b.setUint("expert_shared_feed_forward_length", sharedFFN)
+		expertFFN = c.count(qwenExpertFFN.from...)
+		b.setUint(qwenExpertFFN.key, expertFFN)
+		if sharedFFN = c.countOr(0, qwenSharedFFN.from...); sharedFFN > 0 {
+			b.setUint(qwenSharedFFN.key, sharedFFN)
 		}
 		if step := c.countOr(1, "decoder_sparse_step"); step != 1 {
 			fail("%s: decoder_sparse_step %d is not supported: all layers must have experts", c.file, step)
@@ -115,7 +139,7 @@ func (b *builder) headNorms(i, headDim int) {
 // save them, stacked with gate and up in one.
 func (b *builder) mlpExperts(i int, prefix string, n, embd, ffn int) {
 	blk := fmt.Sprintf("blk.%d.ffn_", i)
-	if stacked := prefix + "experts.gate_up_proj"; b.has(stacked) {
+	if stacked := prefix + "experts.gate_up_proj"; b.hasOther(stacked) {
 		b.put(blk+"down_exps.weight", b.src(prefix+"experts.down_proj", n, embd, ffn))
 		b.gateUpExperts(i, stacked, n, embd, ffn)
 		return

@@ -16,6 +16,14 @@ type rope struct {
 	params *Config // of the type; nil for default
 }
 
+// yarnKeys are YaRN's parameters besides its factor and the original context.
+var yarnKeys = []keyPair{
+	{"rope.scaling.yarn_ext_factor", []string{"extrapolation_factor"}},
+	{"rope.scaling.yarn_attn_factor", []string{"attention_factor", "attn_factor"}},
+	{"rope.scaling.yarn_beta_fast", []string{"beta_fast"}},
+	{"rope.scaling.yarn_beta_slow", []string{"beta_slow"}},
+}
+
 // rope reads the rope settings, in the form of rope_theta and rope_scaling or
 // of rope_parameters. The type must be "default" or among supported.
 func (b *builder) rope(defaultTheta float64, supported ...string) *rope {
@@ -82,17 +90,9 @@ func (b *builder) ropeParams(r *rope) {
 			orig = b.cfg.count("original_max_position_embeddings")
 		}
 		b.setUint("rope.scaling.original_context_length", orig)
-		for _, k := range []struct {
-			to   string
-			from []string
-		}{
-			{"yarn_ext_factor", []string{"extrapolation_factor"}},
-			{"yarn_attn_factor", []string{"attention_factor", "attn_factor"}},
-			{"yarn_beta_fast", []string{"beta_fast"}},
-			{"yarn_beta_slow", []string{"beta_slow"}},
-		} {
+		for _, k := range yarnKeys {
 			if f, ok := p.floatIf(k.from...); ok {
-				b.setFloat("rope.scaling."+k.to, f)
+				b.setFloat(k.key, f)
 			}
 		}
 	case "longrope":
@@ -122,6 +122,9 @@ type llama3Scaling struct {
 	context                   int
 }
 
+// ropeFactors is the tensor that holds a factor for each pair of a head.
+const ropeFactors = "rope_freqs.weight"
+
 // llama3Factors puts rope_freqs.weight: for each pair of a head the factor by
 // which its frequency is divided.
 func (b *builder) llama3Factors(r *rope) {
@@ -139,7 +142,7 @@ func (b *builder) llama3Factors(r *rope) {
 	if s.factor <= 0 || s.lowFreq <= 0 || s.highFreq <= s.lowFreq {
 		p.bad(formats.Malformed, "%sfactor %g, low_freq_factor %g, high_freq_factor %g are out of range", p.where, s.factor, s.lowFreq, s.highFreq)
 	}
-	b.put("rope_freqs.weight", values(s.factors(dim, r.theta)))
+	b.put(ropeFactors, values(s.factors(dim, r.theta)))
 }
 
 // factors computes in float32, step by step as the original does.
