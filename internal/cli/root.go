@@ -43,6 +43,7 @@ var commands = []struct {
 	{"convert", newConvert},
 	{"quantize", newQuantize},
 	{"verify", newVerify},
+	{"export", newExport},
 	{"inspect", newInspect},
 	{"split", newSplit},
 	{"merge", newMerge},

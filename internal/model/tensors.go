@@ -43,13 +43,18 @@ func OpenTensors(path string) (*Tensors, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tensors{Path: path, close: f}
+	return &Tensors{path, GGUFTensors(f), f}, nil
+}
+
+// GGUFTensors returns the tensors of an opened file.
+func GGUFTensors(f *gguf.File) []arch.Tensor {
+	var list []arch.Tensor
 	for _, g := range f.Tensors {
 		shape := make([]int, len(g.Dims))
 		for i, d := range g.Dims {
 			shape[len(shape)-1-i] = int(d)
 		}
-		t.List = append(t.List, arch.Tensor{Name: g.Name, Shape: shape, Rows: f.Rows(g)})
+		list = append(list, arch.Tensor{Name: g.Name, Shape: shape, Rows: f.Rows(g)})
 	}
-	return t, nil
+	return list
 }

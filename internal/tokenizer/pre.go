@@ -147,6 +147,29 @@ func findPre(name string) *preTokenizer {
 	return nil
 }
 
+// Alike returns the names of the pre-tokenizers that split text as the one called
+// name does, itself first; nil if the name is not known.
+func Alike(name string) []string {
+	p := findPre(name)
+	if p == nil {
+		return nil
+	}
+	names := []string{name}
+	for _, n := range p.names {
+		if n != name {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+// IgnoresMerges reports whether the pre-tokenizer called name takes a word that is
+// a token for that token, whatever the merges say.
+func IgnoresMerges(name string) bool {
+	p := findPre(name)
+	return p != nil && p.ignoreMerges
+}
+
 // PreTokenizers returns the names of all known pre-tokenizers of byte-level BPE.
 func PreTokenizers() []string {
 	var names []string

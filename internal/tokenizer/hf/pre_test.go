@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,38 @@ func TestKnownNames(t *testing.T) {
 			if _, err := tokenizer.NewVocab("gpt2", n.pre); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// TestDescribe: what Describe writes is understood as the same way to split.
+func TestDescribe(t *testing.T) {
+	for _, pre := range []string{"gpt-2", "llama-bpe", "smollm", "qwen2", "tekken", "deepseek-v3", "falcon", "bloom", "gpt-4o", "llama3", "superbpe"} {
+		raw, err := Describe(pre)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		got, err := PreTokenizer(Description{PreTokenizer: raw, IgnoreMerges: tokenizer.IgnoresMerges(pre)}, "x")
+		if err != nil {
+			t.Errorf("%s: %v", pre, err)
+		} else if !slices.Contains(tokenizer.Alike(pre), got) {
+			t.Errorf("%s is read as %s", pre, got)
+		}
+	}
+	for _, k := range knowns {
+		raw, err := Describe(k.names[0].pre)
+		if err != nil {
+			t.Errorf("%s: %v", k.names[0].pre, err)
+			continue
+		}
+		if _, err := PreTokenizer(Description{PreTokenizer: raw}, "x"); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, pre := range []string{"nobody", "default", "gemma4"} {
+		if _, err := Describe(pre); err == nil {
+			t.Errorf("%s: no error", pre)
 		}
 	}
 }
