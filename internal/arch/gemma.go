@@ -87,11 +87,11 @@ var (
 func (e *exporter) gemma(class, modelType string) {
 	e.class(class, modelType)
 	e.cfg["hidden_activation"] = gemmaActivation
-	scalar := float64(e.d.HeadDim)
+	scalar := e.d.HeadDim
 	if s := float64(e.d.AttnScale); s != 0 {
-		scalar = math.Round(1 / (s * s))
+		scalar = int(math.Round(1 / (s * s)))
 	}
-	e.cfg["query_pre_attn_scalar"] = jsonFloat(scalar)
+	e.cfg["query_pre_attn_scalar"] = number(scalar)
 	if e.d.Window > 0 {
 		e.cfg["sliding_window"] = number(e.d.Window)
 	}

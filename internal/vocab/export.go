@@ -292,8 +292,12 @@ func (x *exporter) sentencePieceFast(m *sentencepiece.Model) error {
 	f.Model.Vocab = []byte{'{'}
 	for id, p := range m.Pieces {
 		var err error
-		ids[p.Text] = id
-		if f.Model.Vocab, err = appendToken(f.Model.Vocab, p.Text, id); err != nil {
+		text := p.Text
+		if v.Types[id] == tokenizer.UserDefined {
+			text = v.Tokens[id] // found in texts before spaces become U+2581
+		}
+		ids[text] = id
+		if f.Model.Vocab, err = appendToken(f.Model.Vocab, text, id); err != nil {
 			return err
 		}
 	}
