@@ -102,8 +102,10 @@ func sumSquares(x []float32) float32 {
 func scaleImportance(weight, importance, x []float32, sigma2 float32) float32 {
 	var sum float32
 	for i, v := range x {
-		weight[i] = importance[i] * sqrt32(sigma2+float32(v*v))
-		sum += weight[i]
+		// Stored or not, the product would be fused with the addition.
+		w := float32(importance[i] * sqrt32(sigma2+float32(v*v)))
+		weight[i] = w
+		sum += w
 	}
 	return sum
 }

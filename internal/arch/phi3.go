@@ -59,7 +59,7 @@ func loadPhi3(b *builder) {
 		if scale > 1 && r.typ == "longrope" {
 			factor = math.Sqrt(1 + math.Log(scale)/math.Log(float64(original)))
 		} else if scale > 1 {
-			factor = 0.1*math.Log(scale) + 1
+			factor = float64(0.1*math.Log(scale)) + 1
 		}
 		b.m.Early.Set(b.f.Name+".rope.scaling.attn_factor", float32(factor))
 		b.put("rope_factors_long.weight", values(long))

@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +19,8 @@ import (
 	"github.com/smeltgguf/smelt/internal/imatrix"
 	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/recipe"
+	"github.com/smeltgguf/smelt/kernels"
+	"github.com/smeltgguf/smelt/quant"
 )
 
 // golden is what llama.cpp v0.5.0 makes of tiny's F16 file.
@@ -29,6 +33,21 @@ type golden struct {
 		SHA256   string // the first half of each tensor's
 		KV       map[string]any
 	}
+}
+
+const matrix = "../../testdata/golden/tiny.imatrix.gguf"
+
+func readGolden(t *testing.T) *golden {
+	t.Helper()
+	text, err := os.ReadFile("../../testdata/golden/tiny.quantize.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g golden
+	if err := json.Unmarshal(text, &g); err != nil {
+		t.Fatal(err)
+	}
+	return &g
 }
 
 // convertTo converts a model of testdata and returns the file.
@@ -75,16 +94,8 @@ func TestGolden(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	text, err := os.ReadFile("../../testdata/golden/tiny.quantize.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var g golden
-	if err := json.Unmarshal(text, &g); err != nil {
-		t.Fatal(err)
-	}
+	g := readGolden(t)
 	src := quantize.FromGGUF(open(t, convertTo(t, "tiny/hf", "f16")))
-	const matrix = "../../testdata/golden/tiny.imatrix.gguf"
 	im, err := imatrix.Open(matrix)
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +178,69 @@ func sum(t *testing.T, f *gguf.File, ten *gguf.Tensor) string {
 	}
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:16])
+}
+
+// TestGoldenTypes encodes the smallest tensor there is of each type, with and
+// without an importance matrix. It is what TestGolden shows of an encoder, in a
+// time that an emulator has for it.
+func TestGoldenTypes(t *testing.T) {
+	g := readGolden(t)
+	f := open(t, convertTo(t, "tiny/hf", "f16"))
+	im, err := imatrix.Open(matrix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type variant struct {
+		typ      string
+		weighted bool
+	}
+	type example struct {
+		tensor *gguf.Tensor
+		sum    string
+	}
+	smallest := map[variant]example{}
+	for _, name := range slices.Sorted(maps.Keys(g.FTypes)) {
+		want := g.FTypes[name]
+		sums := strings.Fields(want.SHA256)
+		for k, typ := range strings.Fields(want.Types) {
+			v := variant{typ, strings.HasSuffix(name, "+imatrix")}
+			ten := f.Tensor(fmt.Sprint(g.Tensors[k][0]))
+			if ten.Type != quant.F16 || im.Entry(ten.Name) == nil {
+				continue // norms, and what the matrix does not have
+			}
+			if old, ok := smallest[v]; !ok || ten.Size() < old.tensor.Size() {
+				smallest[v] = example{ten, sums[k]}
+			}
+		}
+	}
+	if len(smallest) != 46 {
+		t.Errorf("%d types", len(smallest))
+	}
+	for v, want := range smallest {
+		ten := want.tensor
+		typ, err := quant.ParseType(v.typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := make([]byte, ten.Size())
+		if err := f.Rows(ten).ReadRows(half, 0, ten.Rows()); err != nil {
+			t.Fatal(err)
+		}
+		cols := int(ten.Dims[0])
+		row, block, sum := make([]float32, cols), make([]byte, typ.RowSize(cols)), sha256.New()
+		var importance []float32
+		if v.weighted {
+			importance = im.Entry(ten.Name).Values()
+		}
+		for ; len(half) > 0; half = half[2*cols:] {
+			kernels.F16ToF32(row, half[:2*cols])
+			kernels.EncodeRow(typ, block, row, importance)
+			sum.Write(block)
+		}
+		if got := hex.EncodeToString(sum.Sum(nil)[:16]); got != want.sum {
+			t.Errorf("%s as %s, with importance %v: other bytes", ten.Name, v.typ, v.weighted)
+		}
+	}
 }
 
 // TestFromCheckpoint compares quantizing a checkpoint in one pass with doing
