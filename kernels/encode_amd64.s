@@ -1517,6 +1517,176 @@ DATA thirtySecond<>+56(SB)/4, $0x3d000000
 DATA thirtySecond<>+60(SB)/4, $0x3d000000
 GLOBL thirtySecond<>(SB), RODATA|NOPTR, $64
 
+DATA two23<>+0(SB)/4, $0x4b000000
+DATA two23<>+4(SB)/4, $0x4b000000
+DATA two23<>+8(SB)/4, $0x4b000000
+DATA two23<>+12(SB)/4, $0x4b000000
+DATA two23<>+16(SB)/4, $0x4b000000
+DATA two23<>+20(SB)/4, $0x4b000000
+DATA two23<>+24(SB)/4, $0x4b000000
+DATA two23<>+28(SB)/4, $0x4b000000
+DATA two23<>+32(SB)/4, $0x4b000000
+DATA two23<>+36(SB)/4, $0x4b000000
+DATA two23<>+40(SB)/4, $0x4b000000
+DATA two23<>+44(SB)/4, $0x4b000000
+DATA two23<>+48(SB)/4, $0x4b000000
+DATA two23<>+52(SB)/4, $0x4b000000
+DATA two23<>+56(SB)/4, $0x4b000000
+DATA two23<>+60(SB)/4, $0x4b000000
+GLOBL two23<>(SB), RODATA|NOPTR, $64
+
+DATA tiny<>+0(SB)/4, $0x0da24260
+DATA tiny<>+4(SB)/4, $0x0da24260
+DATA tiny<>+8(SB)/4, $0x0da24260
+DATA tiny<>+12(SB)/4, $0x0da24260
+DATA tiny<>+16(SB)/4, $0x0da24260
+DATA tiny<>+20(SB)/4, $0x0da24260
+DATA tiny<>+24(SB)/4, $0x0da24260
+DATA tiny<>+28(SB)/4, $0x0da24260
+DATA tiny<>+32(SB)/4, $0x0da24260
+DATA tiny<>+36(SB)/4, $0x0da24260
+DATA tiny<>+40(SB)/4, $0x0da24260
+DATA tiny<>+44(SB)/4, $0x0da24260
+DATA tiny<>+48(SB)/4, $0x0da24260
+DATA tiny<>+52(SB)/4, $0x0da24260
+DATA tiny<>+56(SB)/4, $0x0da24260
+DATA tiny<>+60(SB)/4, $0x0da24260
+GLOBL tiny<>(SB), RODATA|NOPTR, $64
+
+DATA middle<>+0(SB)/4, $0x00000000
+DATA middle<>+4(SB)/4, $0x3f800000
+DATA middle<>+8(SB)/4, $0x40000000
+DATA middle<>+12(SB)/4, $0x43faa010
+DATA middle<>+16(SB)/4, $0xc3fae010
+DATA middle<>+20(SB)/4, $0xc0400000
+DATA middle<>+24(SB)/4, $0xc0000000
+DATA middle<>+28(SB)/4, $0xbf800000
+DATA middle<>+32(SB)/4, $0x00000000
+DATA middle<>+36(SB)/4, $0x3f800000
+DATA middle<>+40(SB)/4, $0x40000000
+DATA middle<>+44(SB)/4, $0x43faa010
+DATA middle<>+48(SB)/4, $0xc3fae010
+DATA middle<>+52(SB)/4, $0xc0400000
+DATA middle<>+56(SB)/4, $0xc0000000
+DATA middle<>+60(SB)/4, $0xbf800000
+GLOBL middle<>(SB), RODATA|NOPTR, $64
+
+DATA reach<>+0(SB)/4, $0x3eff7cee
+DATA reach<>+4(SB)/4, $0x3eff7cef
+DATA reach<>+8(SB)/4, $0x3eff7cf0
+DATA reach<>+12(SB)/4, $0x43f95ff0
+DATA reach<>+16(SB)/4, $0x43f91ff0
+DATA reach<>+20(SB)/4, $0x3eff7cf0
+DATA reach<>+24(SB)/4, $0x3eff7cf0
+DATA reach<>+28(SB)/4, $0x3eff7cef
+DATA reach<>+32(SB)/4, $0x3eff7cee
+DATA reach<>+36(SB)/4, $0x3eff7cef
+DATA reach<>+40(SB)/4, $0x3eff7cf0
+DATA reach<>+44(SB)/4, $0x43f95ff0
+DATA reach<>+48(SB)/4, $0x43f91ff0
+DATA reach<>+52(SB)/4, $0x3eff7cf0
+DATA reach<>+56(SB)/4, $0x3eff7cf0
+DATA reach<>+60(SB)/4, $0x3eff7cef
+GLOBL reach<>(SB), RODATA|NOPTR, $64
+
+// func putPlanesAVX2(dst *byte, levels *byte, shift int, bits int, planes int)
+// Requires: AVX, AVX2
+TEXT ·putPlanesAVX2(SB), NOSPLIT, $0-40
+	MOVQ     dst+0(FP), AX
+	MOVQ     levels+8(FP), CX
+	MOVQ     planes+32(FP), DX
+	VMOVQ    shift+16(FP), X0
+	VMOVQ    bits+24(FP), X1
+	VPCMPEQB Y2, Y2, Y2
+	VPSLLW   X1, Y2, Y3
+	VPANDN   Y2, Y3, Y2
+	VPSLLW   $0x08, Y2, Y3
+	VPOR     Y3, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	MOVQ     DX, BX
+	SHLQ     $0x05, BX
+	ADDQ     BX, CX
+
+plane5:
+	SUBQ    $0x20, CX
+	VMOVDQU (CX), Y4
+	VPSRLW  X0, Y4, Y4
+	VPAND   Y2, Y4, Y4
+	VPSLLW  X1, Y3, Y3
+	VPOR    Y4, Y3, Y3
+	DECQ    DX
+	JNZ     plane5
+	VMOVDQU Y3, (AX)
+	VZEROUPPER
+	RET
+
+// func roundScalesAVX2(levels *byte, scales *float32, numerator float32, magic float32, top float32) (largest float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·roundScalesAVX2(SB), NOSPLIT, $0-36
+	MOVQ         levels+0(FP), AX
+	MOVQ         scales+8(FP), CX
+	VMOVUPS      (CX), Y0
+	VMOVUPS      32(CX), Y1
+	VANDPS       absMaskK<>+0(SB), Y0, Y2
+	VANDPS       absMaskK<>+0(SB), Y1, Y3
+	VPMAXSD      Y3, Y2, Y4
+	VEXTRACTF128 $0x01, Y4, X5
+	VPMAXSD      X5, X4, X4
+	VPERMILPS    $0x4e, X4, X5
+	VPMAXSD      X5, X4, X4
+	VPERMILPS    $0xb1, X4, X5
+	VPMAXSD      X5, X4, X4
+	VPBROADCASTD X4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VMOVMSKPS    Y3, BX
+	MOVL         BX, DX
+	SHLL         $0x08, DX
+	VPCMPEQD     Y4, Y2, Y2
+	VMOVMSKPS    Y2, BX
+	ORL          BX, DX
+	BSFL         DX, DX
+	VMOVSS       (CX)(DX*4), X3
+	MOVSS        X3, largest+32(FP)
+	VBROADCASTSS numerator+16(FP), Y2
+	VBROADCASTSS X3, Y4
+	VDIVPS       Y4, Y2, Y2
+	VBROADCASTSS magic+20(FP), Y3
+	VBROADCASTSS top+24(FP), Y4
+	VMOVUPS      lowByteK<>+0(SB), Y5
+	VMULPS       Y2, Y0, Y0
+	VADDPS       Y3, Y0, Y0
+	VMINPS       Y4, Y0, Y0
+	VPAND        Y5, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+	VADDPS       Y3, Y1, Y1
+	VMINPS       Y4, Y1, Y1
+	VPAND        Y5, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPACKUSWB    X1, X0, X1
+	VMOVDQU      X1, (AX)
+	VZEROUPPER
+	RET
+
+DATA lowByteK<>+0(SB)/4, $0x000000ff
+DATA lowByteK<>+4(SB)/4, $0x000000ff
+DATA lowByteK<>+8(SB)/4, $0x000000ff
+DATA lowByteK<>+12(SB)/4, $0x000000ff
+DATA lowByteK<>+16(SB)/4, $0x000000ff
+DATA lowByteK<>+20(SB)/4, $0x000000ff
+DATA lowByteK<>+24(SB)/4, $0x000000ff
+DATA lowByteK<>+28(SB)/4, $0x000000ff
+DATA lowByteK<>+32(SB)/4, $0x000000ff
+DATA lowByteK<>+36(SB)/4, $0x000000ff
+DATA lowByteK<>+40(SB)/4, $0x000000ff
+DATA lowByteK<>+44(SB)/4, $0x000000ff
+DATA lowByteK<>+48(SB)/4, $0x000000ff
+DATA lowByteK<>+52(SB)/4, $0x000000ff
+DATA lowByteK<>+56(SB)/4, $0x000000ff
+DATA lowByteK<>+60(SB)/4, $0x000000ff
+GLOBL lowByteK<>(SB), RODATA|NOPTR, $64
+
 // func toLanesAVX2(dst *float32, src *float32, stride int)
 // Requires: AVX
 TEXT ·toLanesAVX2(SB), NOSPLIT, $0-24
@@ -1581,7 +1751,7 @@ TEXT ·weightsAbsAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each5:
+each6:
 	VMOVUPS (AX), Y0
 	VANDPS  absMaskK<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1632,7 +1802,7 @@ each5:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each5
+	JNZ     each6
 	VZEROUPPER
 	RET
 
@@ -1643,7 +1813,7 @@ TEXT ·weightsSquareAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each6:
+each7:
 	VMOVUPS (AX), Y0
 	VMULPS  Y0, Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1694,7 +1864,7 @@ each6:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each6
+	JNZ     each7
 	VZEROUPPER
 	RET
 
@@ -1707,7 +1877,7 @@ TEXT ·weightsMeanAVX2(SB), NOSPLIT, $0-16
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each7:
+each8:
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y0
@@ -1758,12 +1928,12 @@ each7:
 	VADDPS  Y1, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each7
+	JNZ     each8
 	VMULPS  thirtySecond<>+0(SB), Y0, Y0
 	VSQRTPS Y0, Y0
 	MOVQ    CX, CX
 
-each8:
+each9:
 	VMOVUPS (AX), Y1
 	VANDPS  absMaskK<>+0(SB), Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -1830,7 +2000,7 @@ each8:
 	VMOVUPS Y1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each8
+	JNZ     each9
 	VZEROUPPER
 	RET
 
@@ -1843,7 +2013,7 @@ TEXT ·weightsImportanceAVX2(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Y1
 	MOVQ    AX, DX
 
-each9:
+each10:
 	VMOVUPS (DX), Y2
 	VMULPS  Y2, Y2, Y2
 	VADDPS  Y2, Y1, Y2
@@ -1958,7 +2128,7 @@ each9:
 	VADDPS  Y2, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each9
+	JNZ     each10
 	VMOVUPS Y0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -1980,7 +2150,7 @@ TEXT ·fitAffineAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each10:
+each11:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -1990,7 +2160,7 @@ each10:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each10
+	JNZ       each11
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -2020,7 +2190,7 @@ each10:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each11:
+each12:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -2151,14 +2321,14 @@ each11:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each11
+	JNZ     each12
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each12:
+each13:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -2257,12 +2427,12 @@ each12:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each12
+	JNZ     each13
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial13:
+trial14:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -2288,7 +2458,7 @@ trial13:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each16:
+each17:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -2515,7 +2685,7 @@ each16:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each16
+	JNZ       each17
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -2524,7 +2694,7 @@ each16:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next14
+	JZ        next15
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -2535,17 +2705,17 @@ each16:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved15
+	JZ        solved16
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved15:
+solved16:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each17:
+each18:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -2644,12 +2814,12 @@ each17:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each17
+	JNZ       each18
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next14
+	JZ        next15
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -2665,10 +2835,10 @@ each17:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next14:
+next15:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial13
+	JNZ       trial14
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -2710,7 +2880,7 @@ TEXT ·fitAffineAbsAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each18:
+each19:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -2720,7 +2890,7 @@ each18:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each18
+	JNZ       each19
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -2750,7 +2920,7 @@ each18:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each19:
+each20:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -2881,14 +3051,14 @@ each19:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each19
+	JNZ     each20
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each20:
+each21:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -2987,12 +3157,12 @@ each20:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each20
+	JNZ     each21
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial21:
+trial22:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -3018,7 +3188,7 @@ trial21:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each24:
+each25:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -3245,7 +3415,7 @@ each24:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each24
+	JNZ       each25
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -3254,7 +3424,7 @@ each24:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next22
+	JZ        next23
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -3265,17 +3435,17 @@ each24:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved23
+	JZ        solved24
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved23:
+solved24:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each25:
+each26:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -3374,12 +3544,12 @@ each25:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each25
+	JNZ       each26
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next22
+	JZ        next23
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -3395,10 +3565,10 @@ each25:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next22:
+next23:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial21
+	JNZ       trial22
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -3433,7 +3603,7 @@ TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each26:
+each27:
 	VMOVUPS      (DX), Y2
 	VANDPS       absMaskK<>+0(SB), Y2, Y3
 	VCMPPS       $0x1e, Y1, Y3, Y4
@@ -3456,7 +3626,7 @@ each26:
 	VMAXPS       Y1, Y3, Y1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each26
+	JNZ          each27
 	VMOVUPS      Y1, 6720(AX)
 	VPXOR        Y1, Y1, Y1
 	VMOVUPS      roundMagic<>+0(SB), Y2
@@ -3467,7 +3637,7 @@ each26:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each27:
+each28:
 	VMOVUPS (DX), Y5
 	VMULPS  2048(DX), Y5, Y5
 	VMOVUPS Y5, 4096(DX)
@@ -3518,7 +3688,7 @@ each27:
 	VMOVUPS Y5, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each27
+	JNZ     each28
 	VPXOR   Y6, Y6, Y6
 	VDIVPS  Y0, Y3, Y5
 	VPXOR   Y7, Y7, Y7
@@ -3526,7 +3696,7 @@ each27:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each28:
+each29:
 	VMULPS    (DX), Y5, Y9
 	VADDPS    Y2, Y9, Y9
 	VSUBPS    Y2, Y9, Y9
@@ -3689,7 +3859,7 @@ each28:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, DX
 	SUBQ      $0x00000010, BX
-	JNZ       each28
+	JNZ       each29
 	VCMPPS    $0x04, Y1, Y8, Y9
 	VDIVPS    Y8, Y7, Y8
 	VBLENDVPS Y9, Y8, Y6, Y6
@@ -3697,7 +3867,7 @@ each28:
 	MOVQ      trials+24(FP), DX
 	MOVQ      count+32(FP), BX
 
-trial29:
+trial30:
 	VBROADCASTSS (DX), Y8
 	VDIVPS       Y0, Y8, Y8
 	VPXOR        Y9, Y9, Y9
@@ -3705,7 +3875,7 @@ trial29:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each30:
+each31:
 	VMULPS    (SI), Y8, Y11
 	VADDPS    Y2, Y11, Y11
 	VSUBPS    Y2, Y11, Y11
@@ -3868,7 +4038,7 @@ each30:
 	VADDPS    Y12, Y10, Y10
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each30
+	JNZ       each31
 	VMULPS    Y9, Y9, Y11
 	VMULPS    Y10, Y7, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y13
@@ -3881,13 +4051,196 @@ each30:
 	VBLENDVPS Y13, Y8, Y5, Y5
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial29
+	JNZ       trial30
 	VMOVUPS   6720(AX), Y0
 	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
 	VBLENDVPS Y0, Y1, Y6, Y6
 	VBLENDVPS Y0, Y1, Y5, Y5
 	VMOVUPS   Y6, 6144(AX)
 	VMOVUPS   Y5, 6272(AX)
+	VZEROUPPER
+	RET
+
+// func screenGreedyAVX2(p *byte, half float32) (unsettled uint32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·screenGreedyAVX2(SB), NOSPLIT, $0-20
+	MOVQ         p+0(FP), AX
+	MOVQ         $0x00000010, CX
+	VMOVUPS      roundMagic<>+0(SB), Y0
+	VBROADCASTSS half+8(FP), Y1
+	VBROADCASTSS half+8(FP), Y2
+	VXORPS       signMaskK<>+0(SB), Y1, Y1
+	VSUBPS       oneK<>+0(SB), Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each32:
+	VMOVUPS   (DX), Y5
+	VANDPS    absMaskK<>+0(SB), Y5, Y6
+	VCMPPS    $0x1e, Y4, Y6, Y7
+	VBLENDVPS Y7, Y5, Y3, Y3
+	VMAXPS    Y4, Y6, Y4
+	VMOVUPS   64(DX), Y5
+	VANDPS    absMaskK<>+0(SB), Y5, Y6
+	VCMPPS    $0x1e, Y4, Y6, Y7
+	VBLENDVPS Y7, Y5, Y3, Y3
+	VMAXPS    Y4, Y6, Y4
+	VMOVUPS   128(DX), Y5
+	VANDPS    absMaskK<>+0(SB), Y5, Y6
+	VCMPPS    $0x1e, Y4, Y6, Y7
+	VBLENDVPS Y7, Y5, Y3, Y3
+	VMAXPS    Y4, Y6, Y4
+	VMOVUPS   192(DX), Y5
+	VANDPS    absMaskK<>+0(SB), Y5, Y6
+	VCMPPS    $0x1e, Y4, Y6, Y7
+	VBLENDVPS Y7, Y5, Y3, Y3
+	VMAXPS    Y4, Y6, Y4
+	ADDQ      $0x00000100, DX
+	SUBQ      $0x00000004, BX
+	JNZ       each32
+	VDIVPS    Y3, Y1, Y3
+	VPXOR     Y5, Y5, Y5
+	VPXOR     Y6, Y6, Y6
+	MOVQ      AX, DX
+	MOVQ      CX, BX
+
+each33:
+	VMOVUPS   (DX), Y7
+	VMULPS    Y3, Y7, Y8
+	VMAXPS    Y1, Y8, Y8
+	VMINPS    Y2, Y8, Y8
+	VADDPS    Y0, Y8, Y8
+	VMOVUPS   Y8, 4096(DX)
+	VSUBPS    Y0, Y8, Y8
+	VMULPS    Y7, Y7, Y9
+	VMULPS    Y7, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 3072(DX)
+	VADDPS    Y7, Y5, Y5
+	VMULPS    Y8, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 5120(DX)
+	VADDPS    Y7, Y6, Y6
+	VMOVUPS   64(DX), Y7
+	VMULPS    Y3, Y7, Y8
+	VMAXPS    Y1, Y8, Y8
+	VMINPS    Y2, Y8, Y8
+	VADDPS    Y0, Y8, Y8
+	VMOVUPS   Y8, 4160(DX)
+	VSUBPS    Y0, Y8, Y8
+	VMULPS    Y7, Y7, Y9
+	VMULPS    Y7, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 3136(DX)
+	VADDPS    Y7, Y5, Y5
+	VMULPS    Y8, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 5184(DX)
+	VADDPS    Y7, Y6, Y6
+	VMOVUPS   128(DX), Y7
+	VMULPS    Y3, Y7, Y8
+	VMAXPS    Y1, Y8, Y8
+	VMINPS    Y2, Y8, Y8
+	VADDPS    Y0, Y8, Y8
+	VMOVUPS   Y8, 4224(DX)
+	VSUBPS    Y0, Y8, Y8
+	VMULPS    Y7, Y7, Y9
+	VMULPS    Y7, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 3200(DX)
+	VADDPS    Y7, Y5, Y5
+	VMULPS    Y8, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 5248(DX)
+	VADDPS    Y7, Y6, Y6
+	VMOVUPS   192(DX), Y7
+	VMULPS    Y3, Y7, Y8
+	VMAXPS    Y1, Y8, Y8
+	VMINPS    Y2, Y8, Y8
+	VADDPS    Y0, Y8, Y8
+	VMOVUPS   Y8, 4288(DX)
+	VSUBPS    Y0, Y8, Y8
+	VMULPS    Y7, Y7, Y9
+	VMULPS    Y7, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 3264(DX)
+	VADDPS    Y7, Y5, Y5
+	VMULPS    Y8, Y9, Y7
+	VMULPS    Y8, Y7, Y7
+	VMOVUPS   Y7, 5312(DX)
+	VADDPS    Y7, Y6, Y6
+	ADDQ      $0x00000100, DX
+	SUBQ      $0x00000004, BX
+	JNZ       each33
+	VPXOR     Y0, Y0, Y0
+	VPXOR     Y2, Y2, Y2
+	VDIVPS    Y6, Y5, Y1
+	VCMPPS    $0x1e, Y2, Y6, Y3
+	VBLENDVPS Y3, Y1, Y0, Y0
+	VCMPPS    $0x11, tooSmall<>+0(SB), Y4, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, 6144(AX)
+	VMOVUPS   middle<>+0(SB), Y0
+	VMOVUPS   reach<>+0(SB), Y1
+	VMOVUPS   tiny<>+0(SB), Y2
+	VCMPPS    $0x0f, Y2, Y2, Y3
+	MOVQ      CX, CX
+
+each34:
+	VMOVUPS      4096(AX), Y9
+	VSUBPS       3072(AX), Y5, Y7
+	VSUBPS       5120(AX), Y6, Y8
+	VMULPS       (AX), Y8, Y8
+	VPERMPS      Y0, Y9, Y10
+	VPERMPS      Y1, Y9, Y9
+	VFNMADD231PS Y7, Y10, Y8
+	VANDPS       absMaskK<>+0(SB), Y8, Y8
+	VFMSUB213PS  Y2, Y7, Y9
+	VCMPPS       $0x11, Y9, Y8, Y7
+	VANDPS       Y7, Y3, Y3
+	VMOVUPS      4160(AX), Y9
+	VSUBPS       3136(AX), Y5, Y7
+	VSUBPS       5184(AX), Y6, Y8
+	VMULPS       64(AX), Y8, Y8
+	VPERMPS      Y0, Y9, Y10
+	VPERMPS      Y1, Y9, Y9
+	VFNMADD231PS Y7, Y10, Y8
+	VANDPS       absMaskK<>+0(SB), Y8, Y8
+	VFMSUB213PS  Y2, Y7, Y9
+	VCMPPS       $0x11, Y9, Y8, Y7
+	VANDPS       Y7, Y3, Y3
+	VMOVUPS      4224(AX), Y9
+	VSUBPS       3200(AX), Y5, Y7
+	VSUBPS       5248(AX), Y6, Y8
+	VMULPS       128(AX), Y8, Y8
+	VPERMPS      Y0, Y9, Y10
+	VPERMPS      Y1, Y9, Y9
+	VFNMADD231PS Y7, Y10, Y8
+	VANDPS       absMaskK<>+0(SB), Y8, Y8
+	VFMSUB213PS  Y2, Y7, Y9
+	VCMPPS       $0x11, Y9, Y8, Y7
+	VANDPS       Y7, Y3, Y3
+	VMOVUPS      4288(AX), Y9
+	VSUBPS       3264(AX), Y5, Y7
+	VSUBPS       5312(AX), Y6, Y8
+	VMULPS       192(AX), Y8, Y8
+	VPERMPS      Y0, Y9, Y10
+	VPERMPS      Y1, Y9, Y9
+	VFNMADD231PS Y7, Y10, Y8
+	VANDPS       absMaskK<>+0(SB), Y8, Y8
+	VFMSUB213PS  Y2, Y7, Y9
+	VCMPPS       $0x11, Y9, Y8, Y7
+	VANDPS       Y7, Y3, Y3
+	ADDQ         $0x00000100, AX
+	SUBQ         $0x00000004, CX
+	JNZ          each34
+	VCMPPS       $0x11, tooSmall<>+0(SB), Y4, Y0
+	VORPS        Y0, Y3, Y3
+	VMOVMSKPS    Y3, AX
+	XORL         $0xff, AX
+	MOVL         AX, unsettled+16(FP)
 	VZEROUPPER
 	RET
 
@@ -3908,7 +4261,7 @@ TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each31:
+each35:
 	VMOVUPS   (BX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -3931,300 +4284,324 @@ each31:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each31
-	VMOVUPS   Y4, 6720(AX)
+	JNZ       each35
 	VDIVPS    Y1, Y2, Y1
-	VPXOR     Y4, Y4, Y4
 	VPXOR     Y5, Y5, Y5
+	VPXOR     Y6, Y6, Y6
 	MOVQ      CX, BX
 
-each32:
-	VMOVUPS (DX), Y6
-	VMULPS  Y1, Y6, Y8
-	VADDPS  Y0, Y8, Y8
-	VSUBPS  Y0, Y8, Y8
+each36:
+	VMOVUPS (DX), Y7
+	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
 	VMINPS  Y3, Y8, Y8
+	VADDPS  Y0, Y8, Y8
+	VSUBPS  Y0, Y8, Y8
+	VMULPS  Y7, Y7, Y9
+	VMULPS  Y7, Y9, Y7
 	VMOVUPS Y8, 4096(DX)
-	VMULPS  Y6, Y6, Y7
-	VMOVUPS Y7, 2048(DX)
-	VMULPS  Y6, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y4, Y4
-	VMULPS  Y8, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y5, Y5
-	VMOVUPS 64(DX), Y6
-	VMULPS  Y1, Y6, Y8
-	VADDPS  Y0, Y8, Y8
-	VSUBPS  Y0, Y8, Y8
+	VMOVUPS Y9, 2048(DX)
+	VMOVUPS Y7, 1024(DX)
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 3072(DX)
+	VADDPS  Y7, Y5, Y5
+	VMULPS  Y8, Y9, Y7
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 5120(DX)
+	VADDPS  Y7, Y6, Y6
+	VMOVUPS 64(DX), Y7
+	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
 	VMINPS  Y3, Y8, Y8
+	VADDPS  Y0, Y8, Y8
+	VSUBPS  Y0, Y8, Y8
+	VMULPS  Y7, Y7, Y9
+	VMULPS  Y7, Y9, Y7
 	VMOVUPS Y8, 4160(DX)
-	VMULPS  Y6, Y6, Y7
-	VMOVUPS Y7, 2112(DX)
-	VMULPS  Y6, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y4, Y4
-	VMULPS  Y8, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y5, Y5
-	VMOVUPS 128(DX), Y6
-	VMULPS  Y1, Y6, Y8
-	VADDPS  Y0, Y8, Y8
-	VSUBPS  Y0, Y8, Y8
+	VMOVUPS Y9, 2112(DX)
+	VMOVUPS Y7, 1088(DX)
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 3136(DX)
+	VADDPS  Y7, Y5, Y5
+	VMULPS  Y8, Y9, Y7
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 5184(DX)
+	VADDPS  Y7, Y6, Y6
+	VMOVUPS 128(DX), Y7
+	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
 	VMINPS  Y3, Y8, Y8
+	VADDPS  Y0, Y8, Y8
+	VSUBPS  Y0, Y8, Y8
+	VMULPS  Y7, Y7, Y9
+	VMULPS  Y7, Y9, Y7
 	VMOVUPS Y8, 4224(DX)
-	VMULPS  Y6, Y6, Y7
-	VMOVUPS Y7, 2176(DX)
-	VMULPS  Y6, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y4, Y4
-	VMULPS  Y8, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y5, Y5
-	VMOVUPS 192(DX), Y6
-	VMULPS  Y1, Y6, Y8
-	VADDPS  Y0, Y8, Y8
-	VSUBPS  Y0, Y8, Y8
+	VMOVUPS Y9, 2176(DX)
+	VMOVUPS Y7, 1152(DX)
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 3200(DX)
+	VADDPS  Y7, Y5, Y5
+	VMULPS  Y8, Y9, Y7
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 5248(DX)
+	VADDPS  Y7, Y6, Y6
+	VMOVUPS 192(DX), Y7
+	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
 	VMINPS  Y3, Y8, Y8
+	VADDPS  Y0, Y8, Y8
+	VSUBPS  Y0, Y8, Y8
+	VMULPS  Y7, Y7, Y9
+	VMULPS  Y7, Y9, Y7
 	VMOVUPS Y8, 4288(DX)
-	VMULPS  Y6, Y6, Y7
-	VMOVUPS Y7, 2240(DX)
-	VMULPS  Y6, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y4, Y4
-	VMULPS  Y8, Y7, Y6
-	VMULPS  Y8, Y6, Y6
-	VADDPS  Y6, Y5, Y5
+	VMOVUPS Y9, 2240(DX)
+	VMOVUPS Y7, 1216(DX)
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 3264(DX)
+	VADDPS  Y7, Y5, Y5
+	VMULPS  Y8, Y9, Y7
+	VMULPS  Y8, Y7, Y7
+	VMOVUPS Y7, 5312(DX)
+	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each32
+	JNZ     each36
+	VMOVUPS Y4, 6720(AX)
 	LEAQ    32(AX), DX
 	VPXOR   Y1, Y1, Y1
-	VPXOR   Y6, Y6, Y6
+	VPXOR   Y4, Y4, Y4
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each33:
+each37:
 	VMOVUPS   (BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
-	VCMPPS    $0x1e, Y6, Y8, Y9
+	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y1, Y1
-	VMAXPS    Y6, Y8, Y6
+	VMAXPS    Y4, Y8, Y4
 	VMOVUPS   64(BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
-	VCMPPS    $0x1e, Y6, Y8, Y9
+	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y1, Y1
-	VMAXPS    Y6, Y8, Y6
+	VMAXPS    Y4, Y8, Y4
 	VMOVUPS   128(BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
-	VCMPPS    $0x1e, Y6, Y8, Y9
+	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y1, Y1
-	VMAXPS    Y6, Y8, Y6
+	VMAXPS    Y4, Y8, Y4
 	VMOVUPS   192(BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
-	VCMPPS    $0x1e, Y6, Y8, Y9
+	VCMPPS    $0x1e, Y4, Y8, Y9
 	VBLENDVPS Y9, Y7, Y1, Y1
-	VMAXPS    Y6, Y8, Y6
+	VMAXPS    Y4, Y8, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each33
-	VMOVUPS   Y6, 6752(AX)
+	JNZ       each37
 	VDIVPS    Y1, Y2, Y1
-	VPXOR     Y6, Y6, Y6
 	VPXOR     Y7, Y7, Y7
+	VPXOR     Y8, Y8, Y8
 	MOVQ      CX, BX
 
-each34:
-	VMOVUPS    (DX), Y8
-	VMULPS     Y1, Y8, Y10
-	VADDPS     Y0, Y10, Y10
-	VSUBPS     Y0, Y10, Y10
-	VMAXPS     Y2, Y10, Y10
-	VMINPS     Y3, Y10, Y10
-	VMOVUPS    Y10, 4096(DX)
-	VMULPS     Y8, Y8, Y9
-	VMOVUPS    Y9, 2048(DX)
-	VMULPS     Y8, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y6, Y6
-	VMULPS     Y10, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y7, Y7
-	VMOVUPS    64(DX), Y8
-	VMULPS     Y1, Y8, Y10
-	VADDPS     Y0, Y10, Y10
-	VSUBPS     Y0, Y10, Y10
-	VMAXPS     Y2, Y10, Y10
-	VMINPS     Y3, Y10, Y10
-	VMOVUPS    Y10, 4160(DX)
-	VMULPS     Y8, Y8, Y9
-	VMOVUPS    Y9, 2112(DX)
-	VMULPS     Y8, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y6, Y6
-	VMULPS     Y10, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y7, Y7
-	VMOVUPS    128(DX), Y8
-	VMULPS     Y1, Y8, Y10
-	VADDPS     Y0, Y10, Y10
-	VSUBPS     Y0, Y10, Y10
-	VMAXPS     Y2, Y10, Y10
-	VMINPS     Y3, Y10, Y10
-	VMOVUPS    Y10, 4224(DX)
-	VMULPS     Y8, Y8, Y9
-	VMOVUPS    Y9, 2176(DX)
-	VMULPS     Y8, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y6, Y6
-	VMULPS     Y10, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y7, Y7
-	VMOVUPS    192(DX), Y8
-	VMULPS     Y1, Y8, Y10
-	VADDPS     Y0, Y10, Y10
-	VSUBPS     Y0, Y10, Y10
-	VMAXPS     Y2, Y10, Y10
-	VMINPS     Y3, Y10, Y10
-	VMOVUPS    Y10, 4288(DX)
-	VMULPS     Y8, Y8, Y9
-	VMOVUPS    Y9, 2240(DX)
-	VMULPS     Y8, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y6, Y6
-	VMULPS     Y10, Y9, Y8
-	VMULPS     Y10, Y8, Y8
-	VADDPS     Y8, Y7, Y7
-	ADDQ       $0x00000100, DX
-	SUBQ       $0x00000004, BX
-	JNZ        each34
-	VCVTTPS2DQ Y2, Y2
-	VCVTTPS2DQ Y3, Y3
-	MOVQ       $0x00000005, DX
+each38:
+	VMOVUPS (DX), Y9
+	VMULPS  Y1, Y9, Y10
+	VMAXPS  Y2, Y10, Y10
+	VMINPS  Y3, Y10, Y10
+	VADDPS  Y0, Y10, Y10
+	VSUBPS  Y0, Y10, Y10
+	VMULPS  Y9, Y9, Y11
+	VMULPS  Y9, Y11, Y9
+	VMOVUPS Y10, 4096(DX)
+	VMOVUPS Y11, 2048(DX)
+	VMOVUPS Y9, 1024(DX)
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 3072(DX)
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y10, Y11, Y9
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 5120(DX)
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 64(DX), Y9
+	VMULPS  Y1, Y9, Y10
+	VMAXPS  Y2, Y10, Y10
+	VMINPS  Y3, Y10, Y10
+	VADDPS  Y0, Y10, Y10
+	VSUBPS  Y0, Y10, Y10
+	VMULPS  Y9, Y9, Y11
+	VMULPS  Y9, Y11, Y9
+	VMOVUPS Y10, 4160(DX)
+	VMOVUPS Y11, 2112(DX)
+	VMOVUPS Y9, 1088(DX)
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 3136(DX)
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y10, Y11, Y9
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 5184(DX)
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 128(DX), Y9
+	VMULPS  Y1, Y9, Y10
+	VMAXPS  Y2, Y10, Y10
+	VMINPS  Y3, Y10, Y10
+	VADDPS  Y0, Y10, Y10
+	VSUBPS  Y0, Y10, Y10
+	VMULPS  Y9, Y9, Y11
+	VMULPS  Y9, Y11, Y9
+	VMOVUPS Y10, 4224(DX)
+	VMOVUPS Y11, 2176(DX)
+	VMOVUPS Y9, 1152(DX)
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 3200(DX)
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y10, Y11, Y9
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 5248(DX)
+	VADDPS  Y9, Y8, Y8
+	VMOVUPS 192(DX), Y9
+	VMULPS  Y1, Y9, Y10
+	VMAXPS  Y2, Y10, Y10
+	VMINPS  Y3, Y10, Y10
+	VADDPS  Y0, Y10, Y10
+	VSUBPS  Y0, Y10, Y10
+	VMULPS  Y9, Y9, Y11
+	VMULPS  Y9, Y11, Y9
+	VMOVUPS Y10, 4288(DX)
+	VMOVUPS Y11, 2240(DX)
+	VMOVUPS Y9, 1216(DX)
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 3264(DX)
+	VADDPS  Y9, Y7, Y7
+	VMULPS  Y10, Y11, Y9
+	VMULPS  Y10, Y9, Y9
+	VMOVUPS Y9, 5312(DX)
+	VADDPS  Y9, Y8, Y8
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each38
+	VMOVUPS Y4, 6752(AX)
+	VADDPS  Y0, Y2, Y2
+	VADDPS  Y0, Y3, Y3
+	MOVQ    $0x00000005, DX
 
-round35:
+round39:
 	VPXOR   Y1, Y1, Y1
 	VMOVUPS Y1, 6528(AX)
 	VMOVUPS Y1, 6560(AX)
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each37:
-	VMOVUPS   (BX), Y1
-	VMOVUPS   4096(BX), Y8
-	VMULPS    2048(BX), Y1, Y12
-	VMULPS    Y8, Y12, Y12
-	VSUBPS    Y12, Y4, Y9
-	VMULPS    2048(BX), Y8, Y12
-	VMULPS    Y8, Y12, Y12
-	VSUBPS    Y12, Y5, Y10
-	VCMPPS    $0x1e, zeroK<>+0(SB), Y9, Y13
-	VMULPS    Y10, Y1, Y11
-	VDIVPS    Y9, Y11, Y11
-	VADDPS    Y0, Y11, Y11
-	VPAND     mantissa<>+0(SB), Y11, Y11
-	VPSUBD    mantissaBias<>+0(SB), Y11, Y11
-	VPMAXSD   Y2, Y11, Y11
-	VPMINSD   Y3, Y11, Y11
-	VCVTDQ2PS Y11, Y11
-	VCMPPS    $0x04, Y8, Y11, Y12
-	VANDPS    Y12, Y13, Y13
-	VMULPS    2048(BX), Y1, Y12
-	VMULPS    Y11, Y12, Y12
-	VADDPS    Y12, Y9, Y9
-	VMULPS    2048(BX), Y11, Y12
-	VMULPS    Y11, Y12, Y12
-	VADDPS    Y12, Y10, Y10
-	VCMPPS    $0x1e, zeroK<>+0(SB), Y10, Y1
-	VANDPS    Y1, Y13, Y13
-	VMULPS    Y9, Y9, Y12
-	VMULPS    Y5, Y12, Y12
-	VMULPS    Y4, Y4, Y1
-	VMULPS    Y10, Y1, Y1
-	VCMPPS    $0x1e, Y1, Y12, Y1
-	VANDPS    Y1, Y13, Y13
-	VBLENDVPS Y13, Y11, Y8, Y8
-	VBLENDVPS Y13, Y9, Y4, Y4
-	VBLENDVPS Y13, Y10, Y5, Y5
-	VMOVUPS   Y8, 4096(BX)
+each41:
+	VSUBPS    3072(BX), Y5, Y1
+	VSUBPS    5120(BX), Y6, Y4
+	VCMPPS    $0x1e, zeroK<>+0(SB), Y1, Y12
+	VMULPS    (BX), Y4, Y9
+	VDIVPS    Y1, Y9, Y9
+	VADDPS    Y0, Y9, Y9
+	VANDPS    mantissa<>+0(SB), Y9, Y9
+	VORPS     two23<>+0(SB), Y9, Y9
+	VMAXPS    Y2, Y9, Y9
+	VMINPS    Y3, Y9, Y9
+	VSUBPS    Y0, Y9, Y9
+	VCMPPS    $0x04, 4096(BX), Y9, Y10
+	VANDPS    Y10, Y12, Y12
+	VMULPS    1024(BX), Y9, Y10
+	VADDPS    Y10, Y1, Y1
+	VMULPS    2048(BX), Y9, Y11
+	VMULPS    Y9, Y11, Y11
+	VADDPS    Y11, Y4, Y4
+	VCMPPS    $0x1e, zeroK<>+0(SB), Y4, Y13
+	VANDPS    Y13, Y12, Y12
+	VMULPS    Y1, Y1, Y13
+	VMULPS    Y6, Y13, Y13
+	VMULPS    Y5, Y5, Y14
+	VMULPS    Y4, Y14, Y14
+	VCMPPS    $0x1e, Y14, Y13, Y13
+	VANDPS    Y13, Y12, Y12
+	VBLENDVPS Y12, Y1, Y5, Y5
+	VBLENDVPS Y12, Y4, Y6, Y6
+	VMOVUPS   4096(BX), Y1
+	VBLENDVPS Y12, Y9, Y1, Y1
+	VMOVUPS   Y1, 4096(BX)
+	VMOVUPS   3072(BX), Y1
+	VBLENDVPS Y12, Y10, Y1, Y1
+	VMOVUPS   Y1, 3072(BX)
+	VMOVUPS   5120(BX), Y1
+	VBLENDVPS Y12, Y11, Y1, Y1
+	VMOVUPS   Y1, 5120(BX)
 	VMOVUPS   6528(AX), Y1
-	VBLENDVPS Y13, Y0, Y1, Y1
+	VBLENDVPS Y12, Y0, Y1, Y1
 	VMOVUPS   Y1, 6528(AX)
-	VMOVUPS   32(BX), Y1
-	VMOVUPS   4128(BX), Y8
-	VMULPS    2080(BX), Y1, Y12
-	VMULPS    Y8, Y12, Y12
-	VSUBPS    Y12, Y6, Y9
-	VMULPS    2080(BX), Y8, Y12
-	VMULPS    Y8, Y12, Y12
-	VSUBPS    Y12, Y7, Y10
-	VCMPPS    $0x1e, zeroK<>+0(SB), Y9, Y13
-	VMULPS    Y10, Y1, Y11
-	VDIVPS    Y9, Y11, Y11
-	VADDPS    Y0, Y11, Y11
-	VPAND     mantissa<>+0(SB), Y11, Y11
-	VPSUBD    mantissaBias<>+0(SB), Y11, Y11
-	VPMAXSD   Y2, Y11, Y11
-	VPMINSD   Y3, Y11, Y11
-	VCVTDQ2PS Y11, Y11
-	VCMPPS    $0x04, Y8, Y11, Y12
-	VANDPS    Y12, Y13, Y13
-	VMULPS    2080(BX), Y1, Y12
-	VMULPS    Y11, Y12, Y12
-	VADDPS    Y12, Y9, Y9
-	VMULPS    2080(BX), Y11, Y12
-	VMULPS    Y11, Y12, Y12
-	VADDPS    Y12, Y10, Y10
-	VCMPPS    $0x1e, zeroK<>+0(SB), Y10, Y1
-	VANDPS    Y1, Y13, Y13
-	VMULPS    Y9, Y9, Y12
-	VMULPS    Y7, Y12, Y12
-	VMULPS    Y6, Y6, Y1
-	VMULPS    Y10, Y1, Y1
-	VCMPPS    $0x1e, Y1, Y12, Y1
-	VANDPS    Y1, Y13, Y13
-	VBLENDVPS Y13, Y11, Y8, Y8
-	VBLENDVPS Y13, Y9, Y6, Y6
-	VBLENDVPS Y13, Y10, Y7, Y7
-	VMOVUPS   Y8, 4128(BX)
+	VSUBPS    3104(BX), Y7, Y1
+	VSUBPS    5152(BX), Y8, Y4
+	VCMPPS    $0x1e, zeroK<>+0(SB), Y1, Y12
+	VMULPS    32(BX), Y4, Y9
+	VDIVPS    Y1, Y9, Y9
+	VADDPS    Y0, Y9, Y9
+	VANDPS    mantissa<>+0(SB), Y9, Y9
+	VORPS     two23<>+0(SB), Y9, Y9
+	VMAXPS    Y2, Y9, Y9
+	VMINPS    Y3, Y9, Y9
+	VSUBPS    Y0, Y9, Y9
+	VCMPPS    $0x04, 4128(BX), Y9, Y10
+	VANDPS    Y10, Y12, Y12
+	VMULPS    1056(BX), Y9, Y10
+	VADDPS    Y10, Y1, Y1
+	VMULPS    2080(BX), Y9, Y11
+	VMULPS    Y9, Y11, Y11
+	VADDPS    Y11, Y4, Y4
+	VCMPPS    $0x1e, zeroK<>+0(SB), Y4, Y13
+	VANDPS    Y13, Y12, Y12
+	VMULPS    Y1, Y1, Y13
+	VMULPS    Y8, Y13, Y13
+	VMULPS    Y7, Y7, Y14
+	VMULPS    Y4, Y14, Y14
+	VCMPPS    $0x1e, Y14, Y13, Y13
+	VANDPS    Y13, Y12, Y12
+	VBLENDVPS Y12, Y1, Y7, Y7
+	VBLENDVPS Y12, Y4, Y8, Y8
+	VMOVUPS   4128(BX), Y1
+	VBLENDVPS Y12, Y9, Y1, Y1
+	VMOVUPS   Y1, 4128(BX)
+	VMOVUPS   3104(BX), Y1
+	VBLENDVPS Y12, Y10, Y1, Y1
+	VMOVUPS   Y1, 3104(BX)
+	VMOVUPS   5152(BX), Y1
+	VBLENDVPS Y12, Y11, Y1, Y1
+	VMOVUPS   Y1, 5152(BX)
 	VMOVUPS   6560(AX), Y1
-	VBLENDVPS Y13, Y0, Y1, Y1
+	VBLENDVPS Y12, Y0, Y1, Y1
 	VMOVUPS   Y1, 6560(AX)
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000001, SI
-	JNZ       each37
+	JNZ       each41
 	VMOVUPS   6528(AX), Y1
 	VORPS     6560(AX), Y1, Y1
-	VPXOR     Y8, Y8, Y8
-	VCMPPS    $0x04, Y8, Y1, Y1
+	VPXOR     Y4, Y4, Y4
+	VCMPPS    $0x04, Y4, Y1, Y1
 	VPTEST    Y1, Y1
-	JZ        done36
+	JZ        done40
 	DECQ      DX
-	JNZ       round35
+	JNZ       round39
 
-done36:
-	VPXOR     Y0, Y0, Y0
+done40:
+	VMOVUPS   6720(AX), Y0
 	VPXOR     Y1, Y1, Y1
-	VDIVPS    Y5, Y4, Y2
-	VCMPPS    $0x1e, Y1, Y5, Y3
-	VBLENDVPS Y3, Y2, Y0, Y0
-	VMOVUPS   6720(AX), Y2
-	VCMPPS    $0x11, tooSmall<>+0(SB), Y2, Y2
-	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVUPS   Y0, 6144(AX)
-	VPXOR     Y0, Y0, Y0
+	VPXOR     Y2, Y2, Y2
+	VDIVPS    Y6, Y5, Y3
+	VCMPPS    $0x1e, Y2, Y6, Y4
+	VBLENDVPS Y4, Y3, Y1, Y1
+	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y1
+	VMOVUPS   Y1, 6144(AX)
+	VMOVUPS   6752(AX), Y0
 	VPXOR     Y1, Y1, Y1
-	VDIVPS    Y7, Y6, Y2
-	VCMPPS    $0x1e, Y1, Y7, Y3
-	VBLENDVPS Y3, Y2, Y0, Y0
-	VMOVUPS   6752(AX), Y2
-	VCMPPS    $0x11, tooSmall<>+0(SB), Y2, Y2
-	VBLENDVPS Y2, Y1, Y0, Y0
-	VMOVUPS   Y0, 6176(AX)
+	VPXOR     Y2, Y2, Y2
+	VDIVPS    Y8, Y7, Y3
+	VCMPPS    $0x1e, Y2, Y8, Y4
+	VBLENDVPS Y4, Y3, Y1, Y1
+	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y1
+	VMOVUPS   Y1, 6176(AX)
 	VZEROUPPER
 	RET
 
@@ -4242,7 +4619,7 @@ TEXT ·levelsDivideAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels38:
+levels42:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -4273,7 +4650,7 @@ levels38:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels38
+	JNZ          levels42
 	VZEROUPPER
 	RET
 
@@ -4291,7 +4668,7 @@ TEXT ·levelsMultiplyAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels39:
+levels43:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -4322,7 +4699,7 @@ levels39:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels39
+	JNZ          levels43
 	VZEROUPPER
 	RET
 
@@ -4454,7 +4831,7 @@ TEXT ·weightsAbsAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each40:
+each44:
 	VMOVUPS (AX), Z0
 	VANDPS  absMaskK<>+0(SB), Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4505,7 +4882,7 @@ each40:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each40
+	JNZ     each44
 	VZEROUPPER
 	RET
 
@@ -4516,7 +4893,7 @@ TEXT ·weightsSquareAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each41:
+each45:
 	VMOVUPS (AX), Z0
 	VMULPS  Z0, Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4567,7 +4944,7 @@ each41:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each41
+	JNZ     each45
 	VZEROUPPER
 	RET
 
@@ -4580,7 +4957,7 @@ TEXT ·weightsMeanAVX512(SB), NOSPLIT, $0-16
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each42:
+each46:
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z0
@@ -4631,12 +5008,12 @@ each42:
 	VADDPS  Z1, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each42
+	JNZ     each46
 	VMULPS  thirtySecond<>+0(SB), Z0, Z0
 	VSQRTPS Z0, Z0
 	MOVQ    CX, CX
 
-each43:
+each47:
 	VMOVUPS (AX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -4703,7 +5080,7 @@ each43:
 	VMOVUPS Z1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each43
+	JNZ     each47
 	VZEROUPPER
 	RET
 
@@ -4716,7 +5093,7 @@ TEXT ·weightsImportanceAVX512(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Z1
 	MOVQ    AX, DX
 
-each44:
+each48:
 	VMOVUPS (DX), Z2
 	VMULPS  Z2, Z2, Z2
 	VADDPS  Z2, Z1, Z2
@@ -4831,7 +5208,7 @@ each44:
 	VADDPS  Z2, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each44
+	JNZ     each48
 	VMOVUPS Z0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -4853,7 +5230,7 @@ TEXT ·fitAffineAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each45:
+each49:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -4863,7 +5240,7 @@ each45:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each45
+	JNZ     each49
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -4893,7 +5270,7 @@ each45:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each46:
+each50:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -5024,14 +5401,14 @@ each46:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each46
+	JNZ     each50
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each47:
+each51:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -5130,12 +5507,12 @@ each47:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each47
+	JNZ     each51
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial48:
+trial52:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -5161,7 +5538,7 @@ trial48:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each51:
+each55:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -5388,7 +5765,7 @@ each51:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each51
+	JNZ      each55
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -5397,7 +5774,7 @@ each51:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next49
+	JZ       next53
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -5408,17 +5785,17 @@ each51:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved50
+	JZ       solved54
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved50:
+solved54:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each52:
+each56:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -5517,12 +5894,12 @@ each52:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each52
+	JNZ      each56
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next49
+	JZ       next53
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -5538,10 +5915,10 @@ each52:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next49:
+next53:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial48
+	JNZ     trial52
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -5583,7 +5960,7 @@ TEXT ·fitAffineAbsAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each53:
+each57:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -5593,7 +5970,7 @@ each53:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each53
+	JNZ     each57
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -5623,7 +6000,7 @@ each53:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each54:
+each58:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -5754,14 +6131,14 @@ each54:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each54
+	JNZ     each58
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each55:
+each59:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -5860,12 +6237,12 @@ each55:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each55
+	JNZ     each59
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial56:
+trial60:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -5891,7 +6268,7 @@ trial56:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each59:
+each63:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -6118,7 +6495,7 @@ each59:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each59
+	JNZ      each63
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -6127,7 +6504,7 @@ each59:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next57
+	JZ       next61
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -6138,17 +6515,17 @@ each59:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved58
+	JZ       solved62
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved58:
+solved62:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each60:
+each64:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -6247,12 +6624,12 @@ each60:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each60
+	JNZ      each64
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next57
+	JZ       next61
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -6268,10 +6645,10 @@ each60:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next57:
+next61:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial56
+	JNZ     trial60
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -6306,7 +6683,7 @@ TEXT ·fitSignedAVX512(SB), NOSPLIT, $0-40
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each61:
+each65:
 	VMOVUPS      (DX), Z2
 	VANDPS       absMaskK<>+0(SB), Z2, Z3
 	VCMPPS       $0x1e, Z1, Z3, K1
@@ -6329,7 +6706,7 @@ each61:
 	VMAXPS       Z1, Z3, Z1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each61
+	JNZ          each65
 	VMOVUPS      Z1, 6720(AX)
 	VPXORD       Z4, Z4, Z4
 	VMOVUPS      roundMagic<>+0(SB), Z1
@@ -6340,7 +6717,7 @@ each61:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each62:
+each66:
 	VMOVUPS (DX), Z10
 	VMULPS  2048(DX), Z10, Z10
 	VMOVUPS Z10, 4096(DX)
@@ -6391,7 +6768,7 @@ each62:
 	VMOVUPS Z10, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each62
+	JNZ     each66
 	VPXORD  Z5, Z5, Z5
 	VDIVPS  Z0, Z2, Z10
 	VPXORD  Z6, Z6, Z6
@@ -6399,7 +6776,7 @@ each62:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each63:
+each67:
 	VMULPS  (DX), Z10, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -6562,7 +6939,7 @@ each63:
 	VADDPS  Z12, Z7, Z7
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each63
+	JNZ     each67
 	VCMPPS  $0x04, Z4, Z7, K1
 	VDIVPS  Z7, Z6, Z7
 	VMOVAPS Z7, K1, Z5
@@ -6570,7 +6947,7 @@ each63:
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial64:
+trial68:
 	VBROADCASTSS (DX), Z7
 	VDIVPS       Z0, Z7, Z7
 	VPXORD       Z8, Z8, Z8
@@ -6578,7 +6955,7 @@ trial64:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each65:
+each69:
 	VMULPS  (SI), Z7, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -6741,7 +7118,7 @@ each65:
 	VADDPS  Z12, Z9, Z9
 	ADDQ    $0x00000400, SI
 	SUBQ    $0x00000010, DI
-	JNZ     each65
+	JNZ     each69
 	VMULPS  Z8, Z8, Z11
 	VMULPS  Z9, Z6, Z12
 	VCMPPS  $0x1e, Z12, Z11, K1
@@ -6754,13 +7131,192 @@ each65:
 	VMOVAPS Z7, K1, Z10
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial64
+	JNZ     trial68
 	VMOVUPS 6720(AX), Z0
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z4, K1, Z5
 	VMOVAPS Z4, K1, Z10
 	VMOVUPS Z5, 6144(AX)
 	VMOVUPS Z10, 6272(AX)
+	VZEROUPPER
+	RET
+
+// func screenGreedyAVX512(p *byte, half float32) (unsettled uint32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·screenGreedyAVX512(SB), NOSPLIT, $0-20
+	MOVQ         p+0(FP), AX
+	MOVQ         $0x00000010, CX
+	VMOVUPS      roundMagic<>+0(SB), Z0
+	VBROADCASTSS half+8(FP), Z1
+	VBROADCASTSS half+8(FP), Z2
+	VXORPS       signMaskK<>+0(SB), Z1, Z1
+	VSUBPS       oneK<>+0(SB), Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	MOVQ         AX, DX
+	MOVQ         CX, BX
+
+each70:
+	VMOVUPS (DX), Z5
+	VANDPS  absMaskK<>+0(SB), Z5, Z6
+	VCMPPS  $0x1e, Z4, Z6, K1
+	VMOVAPS Z5, K1, Z3
+	VMAXPS  Z4, Z6, Z4
+	VMOVUPS 64(DX), Z5
+	VANDPS  absMaskK<>+0(SB), Z5, Z6
+	VCMPPS  $0x1e, Z4, Z6, K1
+	VMOVAPS Z5, K1, Z3
+	VMAXPS  Z4, Z6, Z4
+	VMOVUPS 128(DX), Z5
+	VANDPS  absMaskK<>+0(SB), Z5, Z6
+	VCMPPS  $0x1e, Z4, Z6, K1
+	VMOVAPS Z5, K1, Z3
+	VMAXPS  Z4, Z6, Z4
+	VMOVUPS 192(DX), Z5
+	VANDPS  absMaskK<>+0(SB), Z5, Z6
+	VCMPPS  $0x1e, Z4, Z6, K1
+	VMOVAPS Z5, K1, Z3
+	VMAXPS  Z4, Z6, Z4
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each70
+	VDIVPS  Z3, Z1, Z3
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	MOVQ    AX, DX
+	MOVQ    CX, BX
+
+each71:
+	VMOVUPS (DX), Z5
+	VMULPS  Z3, Z5, Z6
+	VMAXPS  Z1, Z6, Z6
+	VMINPS  Z2, Z6, Z6
+	VADDPS  Z0, Z6, Z6
+	VMOVUPS Z6, 4096(DX)
+	VSUBPS  Z0, Z6, Z6
+	VMULPS  Z5, Z5, Z11
+	VMULPS  Z5, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 3072(DX)
+	VADDPS  Z5, Z7, Z7
+	VMULPS  Z6, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 5120(DX)
+	VADDPS  Z5, Z8, Z8
+	VMOVUPS 64(DX), Z5
+	VMULPS  Z3, Z5, Z6
+	VMAXPS  Z1, Z6, Z6
+	VMINPS  Z2, Z6, Z6
+	VADDPS  Z0, Z6, Z6
+	VMOVUPS Z6, 4160(DX)
+	VSUBPS  Z0, Z6, Z6
+	VMULPS  Z5, Z5, Z11
+	VMULPS  Z5, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 3136(DX)
+	VADDPS  Z5, Z7, Z7
+	VMULPS  Z6, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 5184(DX)
+	VADDPS  Z5, Z8, Z8
+	VMOVUPS 128(DX), Z5
+	VMULPS  Z3, Z5, Z6
+	VMAXPS  Z1, Z6, Z6
+	VMINPS  Z2, Z6, Z6
+	VADDPS  Z0, Z6, Z6
+	VMOVUPS Z6, 4224(DX)
+	VSUBPS  Z0, Z6, Z6
+	VMULPS  Z5, Z5, Z11
+	VMULPS  Z5, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 3200(DX)
+	VADDPS  Z5, Z7, Z7
+	VMULPS  Z6, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 5248(DX)
+	VADDPS  Z5, Z8, Z8
+	VMOVUPS 192(DX), Z5
+	VMULPS  Z3, Z5, Z6
+	VMAXPS  Z1, Z6, Z6
+	VMINPS  Z2, Z6, Z6
+	VADDPS  Z0, Z6, Z6
+	VMOVUPS Z6, 4288(DX)
+	VSUBPS  Z0, Z6, Z6
+	VMULPS  Z5, Z5, Z11
+	VMULPS  Z5, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 3264(DX)
+	VADDPS  Z5, Z7, Z7
+	VMULPS  Z6, Z11, Z5
+	VMULPS  Z6, Z5, Z5
+	VMOVUPS Z5, 5312(DX)
+	VADDPS  Z5, Z8, Z8
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each71
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VDIVPS  Z8, Z7, Z0
+	VCMPPS  $0x1e, Z10, Z8, K1
+	VMOVAPS Z0, K1, Z9
+	VCMPPS  $0x11, tooSmall<>+0(SB), Z4, K1
+	VMOVAPS Z10, K1, Z9
+	VMOVUPS Z9, 6144(AX)
+	VMOVUPS middle<>+0(SB), Z0
+	VMOVUPS reach<>+0(SB), Z1
+	VMOVUPS tiny<>+0(SB), Z2
+	KXNORW  K2, K2, K2
+	MOVQ    CX, CX
+
+each72:
+	VMOVUPS      4096(AX), Z6
+	VSUBPS       3072(AX), Z7, Z3
+	VSUBPS       5120(AX), Z8, Z5
+	VMULPS       (AX), Z5, Z5
+	VPERMPS      Z0, Z6, Z9
+	VPERMPS      Z1, Z6, Z6
+	VFNMADD231PS Z3, Z9, Z5
+	VANDPS       absMaskK<>+0(SB), Z5, Z5
+	VFMSUB213PS  Z2, Z3, Z6
+	VCMPPS       $0x11, Z6, Z5, K2, K2
+	VMOVUPS      4160(AX), Z6
+	VSUBPS       3136(AX), Z7, Z3
+	VSUBPS       5184(AX), Z8, Z5
+	VMULPS       64(AX), Z5, Z5
+	VPERMPS      Z0, Z6, Z9
+	VPERMPS      Z1, Z6, Z6
+	VFNMADD231PS Z3, Z9, Z5
+	VANDPS       absMaskK<>+0(SB), Z5, Z5
+	VFMSUB213PS  Z2, Z3, Z6
+	VCMPPS       $0x11, Z6, Z5, K2, K2
+	VMOVUPS      4224(AX), Z6
+	VSUBPS       3200(AX), Z7, Z3
+	VSUBPS       5248(AX), Z8, Z5
+	VMULPS       128(AX), Z5, Z5
+	VPERMPS      Z0, Z6, Z9
+	VPERMPS      Z1, Z6, Z6
+	VFNMADD231PS Z3, Z9, Z5
+	VANDPS       absMaskK<>+0(SB), Z5, Z5
+	VFMSUB213PS  Z2, Z3, Z6
+	VCMPPS       $0x11, Z6, Z5, K2, K2
+	VMOVUPS      4288(AX), Z6
+	VSUBPS       3264(AX), Z7, Z3
+	VSUBPS       5312(AX), Z8, Z5
+	VMULPS       192(AX), Z5, Z5
+	VPERMPS      Z0, Z6, Z9
+	VPERMPS      Z1, Z6, Z6
+	VFNMADD231PS Z3, Z9, Z5
+	VANDPS       absMaskK<>+0(SB), Z5, Z5
+	VFMSUB213PS  Z2, Z3, Z6
+	VCMPPS       $0x11, Z6, Z5, K2, K2
+	ADDQ         $0x00000100, AX
+	SUBQ         $0x00000004, CX
+	JNZ          each72
+	VCMPPS       $0x11, tooSmall<>+0(SB), Z4, K1
+	KORW         K1, K2, K2
+	KNOTW        K2, K2
+	KMOVW        K2, AX
+	MOVL         AX, unsettled+16(FP)
 	VZEROUPPER
 	RET
 
@@ -6781,7 +7337,7 @@ TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each66:
+each73:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z30
 	VCMPPS  $0x1e, Z5, Z30, K1
@@ -6804,84 +7360,96 @@ each66:
 	VMAXPS  Z5, Z30, Z5
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each66
-	VMOVUPS Z5, 6720(AX)
+	JNZ     each73
 	VDIVPS  Z4, Z2, Z1
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	MOVQ    CX, BX
 
-each67:
+each74:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z30
-	VADDPS  Z0, Z30, Z30
-	VSUBPS  Z0, Z30, Z30
 	VMAXPS  Z2, Z30, Z30
 	VMINPS  Z3, Z30, Z30
+	VADDPS  Z0, Z30, Z30
+	VSUBPS  Z0, Z30, Z30
+	VMULPS  Z4, Z4, Z31
+	VMULPS  Z4, Z31, Z4
 	VMOVUPS Z30, 4096(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2048(DX)
-	VMULPS  Z4, Z5, Z4
+	VMOVUPS Z31, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
 	VADDPS  Z4, Z6, Z6
-	VMULPS  Z30, Z5, Z4
+	VMULPS  Z30, Z31, Z4
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
 	VADDPS  Z4, Z7, Z7
 	VMOVUPS 64(DX), Z4
 	VMULPS  Z1, Z4, Z30
-	VADDPS  Z0, Z30, Z30
-	VSUBPS  Z0, Z30, Z30
 	VMAXPS  Z2, Z30, Z30
 	VMINPS  Z3, Z30, Z30
+	VADDPS  Z0, Z30, Z30
+	VSUBPS  Z0, Z30, Z30
+	VMULPS  Z4, Z4, Z31
+	VMULPS  Z4, Z31, Z4
 	VMOVUPS Z30, 4160(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2112(DX)
-	VMULPS  Z4, Z5, Z4
+	VMOVUPS Z31, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
 	VADDPS  Z4, Z6, Z6
-	VMULPS  Z30, Z5, Z4
+	VMULPS  Z30, Z31, Z4
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
 	VADDPS  Z4, Z7, Z7
 	VMOVUPS 128(DX), Z4
 	VMULPS  Z1, Z4, Z30
-	VADDPS  Z0, Z30, Z30
-	VSUBPS  Z0, Z30, Z30
 	VMAXPS  Z2, Z30, Z30
 	VMINPS  Z3, Z30, Z30
+	VADDPS  Z0, Z30, Z30
+	VSUBPS  Z0, Z30, Z30
+	VMULPS  Z4, Z4, Z31
+	VMULPS  Z4, Z31, Z4
 	VMOVUPS Z30, 4224(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2176(DX)
-	VMULPS  Z4, Z5, Z4
+	VMOVUPS Z31, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
 	VADDPS  Z4, Z6, Z6
-	VMULPS  Z30, Z5, Z4
+	VMULPS  Z30, Z31, Z4
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
 	VADDPS  Z4, Z7, Z7
 	VMOVUPS 192(DX), Z4
 	VMULPS  Z1, Z4, Z30
-	VADDPS  Z0, Z30, Z30
-	VSUBPS  Z0, Z30, Z30
 	VMAXPS  Z2, Z30, Z30
 	VMINPS  Z3, Z30, Z30
+	VADDPS  Z0, Z30, Z30
+	VSUBPS  Z0, Z30, Z30
+	VMULPS  Z4, Z4, Z31
+	VMULPS  Z4, Z31, Z4
 	VMOVUPS Z30, 4288(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2240(DX)
-	VMULPS  Z4, Z5, Z4
+	VMOVUPS Z31, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
 	VADDPS  Z4, Z6, Z6
-	VMULPS  Z30, Z5, Z4
+	VMULPS  Z30, Z31, Z4
 	VMULPS  Z30, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
 	VADDPS  Z4, Z7, Z7
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each67
+	JNZ     each74
+	VMOVUPS Z5, 6720(AX)
 	LEAQ    6912(AX), DX
 	VPXORD  Z8, Z8, Z8
 	VPXORD  Z9, Z9, Z9
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each68:
+each75:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z9, Z4, K1
@@ -6904,84 +7472,96 @@ each68:
 	VMAXPS  Z9, Z4, Z9
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each68
-	VMOVUPS Z9, 13632(AX)
+	JNZ     each75
 	VDIVPS  Z8, Z2, Z1
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
 	MOVQ    CX, BX
 
-each69:
+each76:
 	VMOVUPS (DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4096(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2048(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
 	VADDPS  Z4, Z10, Z10
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
 	VADDPS  Z4, Z11, Z11
 	VMOVUPS 64(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4160(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2112(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
 	VADDPS  Z4, Z10, Z10
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
 	VADDPS  Z4, Z11, Z11
 	VMOVUPS 128(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4224(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2176(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
 	VADDPS  Z4, Z10, Z10
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
 	VADDPS  Z4, Z11, Z11
 	VMOVUPS 192(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4288(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2240(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
 	VADDPS  Z4, Z10, Z10
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
 	VADDPS  Z4, Z11, Z11
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each69
+	JNZ     each76
+	VMOVUPS Z9, 13632(AX)
 	LEAQ    13824(AX), DX
 	VPXORD  Z12, Z12, Z12
 	VPXORD  Z13, Z13, Z13
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each70:
+each77:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z13, Z4, K1
@@ -7004,84 +7584,96 @@ each70:
 	VMAXPS  Z13, Z4, Z13
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each70
-	VMOVUPS Z13, 20544(AX)
+	JNZ     each77
 	VDIVPS  Z12, Z2, Z1
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
 	MOVQ    CX, BX
 
-each71:
+each78:
 	VMOVUPS (DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4096(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2048(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
 	VADDPS  Z4, Z14, Z14
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
 	VADDPS  Z4, Z15, Z15
 	VMOVUPS 64(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4160(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2112(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
 	VADDPS  Z4, Z14, Z14
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
 	VADDPS  Z4, Z15, Z15
 	VMOVUPS 128(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4224(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2176(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
 	VADDPS  Z4, Z14, Z14
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
 	VADDPS  Z4, Z15, Z15
 	VMOVUPS 192(DX), Z4
-	VMULPS  Z1, Z4, Z8
-	VADDPS  Z0, Z8, Z8
-	VSUBPS  Z0, Z8, Z8
-	VMAXPS  Z2, Z8, Z8
-	VMINPS  Z3, Z8, Z8
-	VMOVUPS Z8, 4288(DX)
-	VMULPS  Z4, Z4, Z5
-	VMOVUPS Z5, 2240(DX)
-	VMULPS  Z4, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
 	VADDPS  Z4, Z14, Z14
-	VMULPS  Z8, Z5, Z4
-	VMULPS  Z8, Z4, Z4
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
 	VADDPS  Z4, Z15, Z15
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each71
+	JNZ     each78
+	VMOVUPS Z13, 20544(AX)
 	LEAQ    20736(AX), DX
 	VPXORD  Z16, Z16, Z16
 	VPXORD  Z17, Z17, Z17
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each72:
+each79:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z17, Z4, K1
@@ -7104,82 +7696,95 @@ each72:
 	VMAXPS  Z17, Z4, Z17
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each72
-	VMOVUPS Z17, 27456(AX)
+	JNZ     each79
 	VDIVPS  Z16, Z2, Z1
 	VPXORD  Z18, Z18, Z18
 	VPXORD  Z19, Z19, Z19
 	MOVQ    CX, BX
 
-each73:
-	VMOVUPS    (DX), Z4
-	VMULPS     Z1, Z4, Z8
-	VADDPS     Z0, Z8, Z8
-	VSUBPS     Z0, Z8, Z8
-	VMAXPS     Z2, Z8, Z8
-	VMINPS     Z3, Z8, Z8
-	VMOVUPS    Z8, 4096(DX)
-	VMULPS     Z4, Z4, Z5
-	VMOVUPS    Z5, 2048(DX)
-	VMULPS     Z4, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z18, Z18
-	VMULPS     Z8, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z19, Z19
-	VMOVUPS    64(DX), Z4
-	VMULPS     Z1, Z4, Z8
-	VADDPS     Z0, Z8, Z8
-	VSUBPS     Z0, Z8, Z8
-	VMAXPS     Z2, Z8, Z8
-	VMINPS     Z3, Z8, Z8
-	VMOVUPS    Z8, 4160(DX)
-	VMULPS     Z4, Z4, Z5
-	VMOVUPS    Z5, 2112(DX)
-	VMULPS     Z4, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z18, Z18
-	VMULPS     Z8, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z19, Z19
-	VMOVUPS    128(DX), Z4
-	VMULPS     Z1, Z4, Z8
-	VADDPS     Z0, Z8, Z8
-	VSUBPS     Z0, Z8, Z8
-	VMAXPS     Z2, Z8, Z8
-	VMINPS     Z3, Z8, Z8
-	VMOVUPS    Z8, 4224(DX)
-	VMULPS     Z4, Z4, Z5
-	VMOVUPS    Z5, 2176(DX)
-	VMULPS     Z4, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z18, Z18
-	VMULPS     Z8, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z19, Z19
-	VMOVUPS    192(DX), Z4
-	VMULPS     Z1, Z4, Z8
-	VADDPS     Z0, Z8, Z8
-	VSUBPS     Z0, Z8, Z8
-	VMAXPS     Z2, Z8, Z8
-	VMINPS     Z3, Z8, Z8
-	VMOVUPS    Z8, 4288(DX)
-	VMULPS     Z4, Z4, Z5
-	VMOVUPS    Z5, 2240(DX)
-	VMULPS     Z4, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z18, Z18
-	VMULPS     Z8, Z5, Z4
-	VMULPS     Z8, Z4, Z4
-	VADDPS     Z4, Z19, Z19
-	ADDQ       $0x00000100, DX
-	SUBQ       $0x00000004, BX
-	JNZ        each73
-	VCVTTPS2DQ Z2, Z2
-	VCVTTPS2DQ Z3, Z3
-	MOVQ       $0x00000005, DX
+each80:
+	VMOVUPS (DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
+	VADDPS  Z4, Z18, Z18
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
+	VADDPS  Z4, Z19, Z19
+	VMOVUPS 64(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
+	VADDPS  Z4, Z18, Z18
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
+	VADDPS  Z4, Z19, Z19
+	VMOVUPS 128(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
+	VADDPS  Z4, Z18, Z18
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
+	VADDPS  Z4, Z19, Z19
+	VMOVUPS 192(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
+	VADDPS  Z4, Z18, Z18
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
+	VADDPS  Z4, Z19, Z19
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each80
+	VMOVUPS Z17, 27456(AX)
+	VMOVUPS mantissa<>+0(SB), Z1
+	VADDPS  Z0, Z2, Z2
+	VADDPS  Z0, Z3, Z3
+	MOVQ    $0x00000005, DX
 
-round74:
+round81:
 	VPXORD  Z20, Z20, Z20
 	VMOVUPS Z20, 6528(AX)
 	VMOVUPS Z20, 13440(AX)
@@ -7188,215 +7793,167 @@ round74:
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each76:
-	VMOVUPS   (BX), Z1
-	VMOVUPS   4096(BX), Z4
-	VMULPS    2048(BX), Z1, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z6, Z5
-	VMULPS    2048(BX), Z4, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z7, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z5, K1
-	VMULPS    Z8, Z1, Z9
-	VDIVPS    Z5, Z9, Z9
-	VADDPS    Z0, Z9, Z9
-	VPANDD    mantissa<>+0(SB), Z9, Z9
-	VPSUBD    mantissaBias<>+0(SB), Z9, Z9
-	VPMAXSD   Z2, Z9, Z9
-	VPMINSD   Z3, Z9, Z9
-	VCVTDQ2PS Z9, Z9
-	VCMPPS    $0x04, Z4, Z9, K2
-	KANDW     K2, K1, K1
-	VMULPS    2048(BX), Z1, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z5, Z5
-	VMULPS    2048(BX), Z9, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z8, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z8, K2
-	KANDW     K2, K1, K1
-	VMULPS    Z5, Z5, Z12
-	VMULPS    Z7, Z12, Z12
-	VMULPS    Z6, Z6, Z1
-	VMULPS    Z8, Z1, Z1
-	VCMPPS    $0x1e, Z1, Z12, K2
-	KANDW     K2, K1, K1
-	VMOVAPS   Z9, K1, Z4
-	VMOVAPS   Z5, K1, Z6
-	VMOVAPS   Z8, K1, Z7
-	VMOVUPS   Z4, 4096(BX)
-	VMOVUPS   6528(AX), Z1
-	VMOVAPS   Z0, K1, Z1
-	VMOVUPS   Z1, 6528(AX)
-	VMOVUPS   6912(BX), Z1
-	VMOVUPS   11008(BX), Z4
-	VMULPS    8960(BX), Z1, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z10, Z5
-	VMULPS    8960(BX), Z4, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z11, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z5, K1
-	VMULPS    Z8, Z1, Z9
-	VDIVPS    Z5, Z9, Z9
-	VADDPS    Z0, Z9, Z9
-	VPANDD    mantissa<>+0(SB), Z9, Z9
-	VPSUBD    mantissaBias<>+0(SB), Z9, Z9
-	VPMAXSD   Z2, Z9, Z9
-	VPMINSD   Z3, Z9, Z9
-	VCVTDQ2PS Z9, Z9
-	VCMPPS    $0x04, Z4, Z9, K2
-	KANDW     K2, K1, K1
-	VMULPS    8960(BX), Z1, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z5, Z5
-	VMULPS    8960(BX), Z9, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z8, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z8, K2
-	KANDW     K2, K1, K1
-	VMULPS    Z5, Z5, Z12
-	VMULPS    Z11, Z12, Z12
-	VMULPS    Z10, Z10, Z1
-	VMULPS    Z8, Z1, Z1
-	VCMPPS    $0x1e, Z1, Z12, K2
-	KANDW     K2, K1, K1
-	VMOVAPS   Z9, K1, Z4
-	VMOVAPS   Z5, K1, Z10
-	VMOVAPS   Z8, K1, Z11
-	VMOVUPS   Z4, 11008(BX)
-	VMOVUPS   13440(AX), Z1
-	VMOVAPS   Z0, K1, Z1
-	VMOVUPS   Z1, 13440(AX)
-	VMOVUPS   13824(BX), Z1
-	VMOVUPS   17920(BX), Z4
-	VMULPS    15872(BX), Z1, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z14, Z5
-	VMULPS    15872(BX), Z4, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z15, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z5, K1
-	VMULPS    Z8, Z1, Z9
-	VDIVPS    Z5, Z9, Z9
-	VADDPS    Z0, Z9, Z9
-	VPANDD    mantissa<>+0(SB), Z9, Z9
-	VPSUBD    mantissaBias<>+0(SB), Z9, Z9
-	VPMAXSD   Z2, Z9, Z9
-	VPMINSD   Z3, Z9, Z9
-	VCVTDQ2PS Z9, Z9
-	VCMPPS    $0x04, Z4, Z9, K2
-	KANDW     K2, K1, K1
-	VMULPS    15872(BX), Z1, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z5, Z5
-	VMULPS    15872(BX), Z9, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z8, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z8, K2
-	KANDW     K2, K1, K1
-	VMULPS    Z5, Z5, Z12
-	VMULPS    Z15, Z12, Z12
-	VMULPS    Z14, Z14, Z1
-	VMULPS    Z8, Z1, Z1
-	VCMPPS    $0x1e, Z1, Z12, K2
-	KANDW     K2, K1, K1
-	VMOVAPS   Z9, K1, Z4
-	VMOVAPS   Z5, K1, Z14
-	VMOVAPS   Z8, K1, Z15
-	VMOVUPS   Z4, 17920(BX)
-	VMOVUPS   20352(AX), Z1
-	VMOVAPS   Z0, K1, Z1
-	VMOVUPS   Z1, 20352(AX)
-	VMOVUPS   20736(BX), Z1
-	VMOVUPS   24832(BX), Z4
-	VMULPS    22784(BX), Z1, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z18, Z5
-	VMULPS    22784(BX), Z4, Z12
-	VMULPS    Z4, Z12, Z12
-	VSUBPS    Z12, Z19, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z5, K1
-	VMULPS    Z8, Z1, Z9
-	VDIVPS    Z5, Z9, Z9
-	VADDPS    Z0, Z9, Z9
-	VPANDD    mantissa<>+0(SB), Z9, Z9
-	VPSUBD    mantissaBias<>+0(SB), Z9, Z9
-	VPMAXSD   Z2, Z9, Z9
-	VPMINSD   Z3, Z9, Z9
-	VCVTDQ2PS Z9, Z9
-	VCMPPS    $0x04, Z4, Z9, K2
-	KANDW     K2, K1, K1
-	VMULPS    22784(BX), Z1, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z5, Z5
-	VMULPS    22784(BX), Z9, Z12
-	VMULPS    Z9, Z12, Z12
-	VADDPS    Z12, Z8, Z8
-	VCMPPS    $0x1e, zeroK<>+0(SB), Z8, K2
-	KANDW     K2, K1, K1
-	VMULPS    Z5, Z5, Z12
-	VMULPS    Z19, Z12, Z12
-	VMULPS    Z18, Z18, Z1
-	VMULPS    Z8, Z1, Z1
-	VCMPPS    $0x1e, Z1, Z12, K2
-	KANDW     K2, K1, K1
-	VMOVAPS   Z9, K1, Z4
-	VMOVAPS   Z5, K1, Z18
-	VMOVAPS   Z8, K1, Z19
-	VMOVUPS   Z4, 24832(BX)
-	VMOVUPS   27264(AX), Z1
-	VMOVAPS   Z0, K1, Z1
-	VMOVUPS   Z1, 27264(AX)
-	ADDQ      $0x00000040, BX
-	SUBQ      $0x00000001, SI
-	JNZ       each76
-	VMOVUPS   6528(AX), Z1
-	VORPS     13440(AX), Z1, Z1
-	VORPS     20352(AX), Z1, Z1
-	VORPS     27264(AX), Z1, Z1
-	VPXORD    Z21, Z21, Z21
-	VCMPPS    $0x04, Z21, Z1, K1
-	KORTESTW  K1, K1
-	JZ        done75
-	DECQ      DX
-	JNZ       round74
+each83:
+	VSUBPS     3072(BX), Z6, Z4
+	VSUBPS     5120(BX), Z7, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
+	VMULPS     (BX), Z5, Z8
+	VDIVPS     Z4, Z8, Z8
+	VADDPS     Z0, Z8, Z8
+	VPTERNLOGD $0xea, two23<>+0(SB), Z1, Z8
+	VMAXPS     Z2, Z8, Z8
+	VMINPS     Z3, Z8, Z8
+	VSUBPS     Z0, Z8, Z8
+	VCMPPS     $0x04, 4096(BX), Z8, K1, K1
+	VMULPS     1024(BX), Z8, Z9
+	VADDPS     Z9, Z4, Z4
+	VMULPS     2048(BX), Z8, Z12
+	VMULPS     Z8, Z12, Z12
+	VADDPS     Z12, Z5, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z5, K1, K1
+	VMULPS     Z4, Z4, Z13
+	VMULPS     Z7, Z13, Z13
+	VMULPS     Z6, Z6, Z16
+	VMULPS     Z5, Z16, Z16
+	VCMPPS     $0x1e, Z16, Z13, K1, K1
+	VMOVAPS    Z4, K1, Z6
+	VMOVAPS    Z5, K1, Z7
+	VMOVUPS    Z8, K1, 4096(BX)
+	VMOVUPS    Z9, K1, 3072(BX)
+	VMOVUPS    Z12, K1, 5120(BX)
+	VMOVUPS    Z0, K1, 6528(AX)
+	VSUBPS     9984(BX), Z10, Z4
+	VSUBPS     12032(BX), Z11, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
+	VMULPS     6912(BX), Z5, Z8
+	VDIVPS     Z4, Z8, Z8
+	VADDPS     Z0, Z8, Z8
+	VPTERNLOGD $0xea, two23<>+0(SB), Z1, Z8
+	VMAXPS     Z2, Z8, Z8
+	VMINPS     Z3, Z8, Z8
+	VSUBPS     Z0, Z8, Z8
+	VCMPPS     $0x04, 11008(BX), Z8, K1, K1
+	VMULPS     7936(BX), Z8, Z9
+	VADDPS     Z9, Z4, Z4
+	VMULPS     8960(BX), Z8, Z12
+	VMULPS     Z8, Z12, Z12
+	VADDPS     Z12, Z5, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z5, K1, K1
+	VMULPS     Z4, Z4, Z13
+	VMULPS     Z11, Z13, Z13
+	VMULPS     Z10, Z10, Z16
+	VMULPS     Z5, Z16, Z16
+	VCMPPS     $0x1e, Z16, Z13, K1, K1
+	VMOVAPS    Z4, K1, Z10
+	VMOVAPS    Z5, K1, Z11
+	VMOVUPS    Z8, K1, 11008(BX)
+	VMOVUPS    Z9, K1, 9984(BX)
+	VMOVUPS    Z12, K1, 12032(BX)
+	VMOVUPS    Z0, K1, 13440(AX)
+	VSUBPS     16896(BX), Z14, Z4
+	VSUBPS     18944(BX), Z15, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
+	VMULPS     13824(BX), Z5, Z8
+	VDIVPS     Z4, Z8, Z8
+	VADDPS     Z0, Z8, Z8
+	VPTERNLOGD $0xea, two23<>+0(SB), Z1, Z8
+	VMAXPS     Z2, Z8, Z8
+	VMINPS     Z3, Z8, Z8
+	VSUBPS     Z0, Z8, Z8
+	VCMPPS     $0x04, 17920(BX), Z8, K1, K1
+	VMULPS     14848(BX), Z8, Z9
+	VADDPS     Z9, Z4, Z4
+	VMULPS     15872(BX), Z8, Z12
+	VMULPS     Z8, Z12, Z12
+	VADDPS     Z12, Z5, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z5, K1, K1
+	VMULPS     Z4, Z4, Z13
+	VMULPS     Z15, Z13, Z13
+	VMULPS     Z14, Z14, Z16
+	VMULPS     Z5, Z16, Z16
+	VCMPPS     $0x1e, Z16, Z13, K1, K1
+	VMOVAPS    Z4, K1, Z14
+	VMOVAPS    Z5, K1, Z15
+	VMOVUPS    Z8, K1, 17920(BX)
+	VMOVUPS    Z9, K1, 16896(BX)
+	VMOVUPS    Z12, K1, 18944(BX)
+	VMOVUPS    Z0, K1, 20352(AX)
+	VSUBPS     23808(BX), Z18, Z4
+	VSUBPS     25856(BX), Z19, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
+	VMULPS     20736(BX), Z5, Z8
+	VDIVPS     Z4, Z8, Z8
+	VADDPS     Z0, Z8, Z8
+	VPTERNLOGD $0xea, two23<>+0(SB), Z1, Z8
+	VMAXPS     Z2, Z8, Z8
+	VMINPS     Z3, Z8, Z8
+	VSUBPS     Z0, Z8, Z8
+	VCMPPS     $0x04, 24832(BX), Z8, K1, K1
+	VMULPS     21760(BX), Z8, Z9
+	VADDPS     Z9, Z4, Z4
+	VMULPS     22784(BX), Z8, Z12
+	VMULPS     Z8, Z12, Z12
+	VADDPS     Z12, Z5, Z5
+	VCMPPS     $0x1e, zeroK<>+0(SB), Z5, K1, K1
+	VMULPS     Z4, Z4, Z13
+	VMULPS     Z19, Z13, Z13
+	VMULPS     Z18, Z18, Z16
+	VMULPS     Z5, Z16, Z16
+	VCMPPS     $0x1e, Z16, Z13, K1, K1
+	VMOVAPS    Z4, K1, Z18
+	VMOVAPS    Z5, K1, Z19
+	VMOVUPS    Z8, K1, 24832(BX)
+	VMOVUPS    Z9, K1, 23808(BX)
+	VMOVUPS    Z12, K1, 25856(BX)
+	VMOVUPS    Z0, K1, 27264(AX)
+	ADDQ       $0x00000040, BX
+	SUBQ       $0x00000001, SI
+	JNZ        each83
+	VMOVUPS    6528(AX), Z4
+	VORPS      13440(AX), Z4, Z4
+	VORPS      20352(AX), Z4, Z4
+	VORPS      27264(AX), Z4, Z4
+	VPXORD     Z21, Z21, Z21
+	VCMPPS     $0x04, Z21, Z4, K1
+	KORTESTW   K1, K1
+	JZ         done82
+	DECQ       DX
+	JNZ        round81
 
-done75:
+done82:
+	VMOVUPS 6720(AX), Z0
 	VPXORD  Z22, Z22, Z22
 	VPXORD  Z23, Z23, Z23
-	VDIVPS  Z7, Z6, Z0
+	VDIVPS  Z7, Z6, Z1
 	VCMPPS  $0x1e, Z23, Z7, K1
-	VMOVAPS Z0, K1, Z22
-	VMOVUPS 6720(AX), Z0
+	VMOVAPS Z1, K1, Z22
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z23, K1, Z22
 	VMOVUPS Z22, 6144(AX)
+	VMOVUPS 13632(AX), Z0
 	VPXORD  Z24, Z24, Z24
 	VPXORD  Z25, Z25, Z25
-	VDIVPS  Z11, Z10, Z0
+	VDIVPS  Z11, Z10, Z1
 	VCMPPS  $0x1e, Z25, Z11, K1
-	VMOVAPS Z0, K1, Z24
-	VMOVUPS 13632(AX), Z0
+	VMOVAPS Z1, K1, Z24
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z25, K1, Z24
 	VMOVUPS Z24, 13056(AX)
+	VMOVUPS 20544(AX), Z0
 	VPXORD  Z26, Z26, Z26
 	VPXORD  Z27, Z27, Z27
-	VDIVPS  Z15, Z14, Z0
+	VDIVPS  Z15, Z14, Z1
 	VCMPPS  $0x1e, Z27, Z15, K1
-	VMOVAPS Z0, K1, Z26
-	VMOVUPS 20544(AX), Z0
+	VMOVAPS Z1, K1, Z26
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z27, K1, Z26
 	VMOVUPS Z26, 19968(AX)
+	VMOVUPS 27456(AX), Z0
 	VPXORD  Z28, Z28, Z28
 	VPXORD  Z29, Z29, Z29
-	VDIVPS  Z19, Z18, Z0
+	VDIVPS  Z19, Z18, Z1
 	VCMPPS  $0x1e, Z29, Z19, K1
-	VMOVAPS Z0, K1, Z28
-	VMOVUPS 27456(AX), Z0
+	VMOVAPS Z1, K1, Z28
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z29, K1, Z28
 	VMOVUPS Z28, 26880(AX)
@@ -7417,7 +7974,7 @@ TEXT ·levelsDivideAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels77:
+levels84:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -7435,7 +7992,7 @@ levels77:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels77
+	JNZ          levels84
 	VZEROUPPER
 	RET
 
@@ -7453,7 +8010,7 @@ TEXT ·levelsMultiplyAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels78:
+levels85:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -7471,6 +8028,6 @@ levels78:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels78
+	JNZ          levels85
 	VZEROUPPER
 	RET

@@ -49,6 +49,12 @@ func signBitsAVX2(dst *byte, x *float32, n int)
 // sumAbsAVX2: sums[j] = the sum of |x[stride*j+i]| over i < n, a multiple of 8, in order, j < 8
 func sumAbsAVX2(sums *float32, x *float32, stride int, n int)
 
+// putPlanesAVX2: bits of 32*planes levels, from bit shift on, into 32 bytes
+func putPlanesAVX2(dst *byte, levels *byte, shift int, bits int, planes int)
+
+// roundScalesAVX2: the low bytes of min(top, magic + scales[j]*(numerator/largest)); largest is the scale of largest magnitude, the first of equals. Magnitudes compare as integers, so that NaN is the largest
+func roundScalesAVX2(levels *byte, scales *float32, numerator float32, magic float32, top float32) (largest float32)
+
 // toLanesAVX2: dst[16*i+j] = src[stride*j+i] for i, j < 8
 func toLanesAVX2(dst *float32, src *float32, stride int)
 
@@ -73,7 +79,10 @@ func fitAffineAbsAVX2(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX2: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
 
-// fitGreedyAVX2: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 2 vectors, 32 bytes apart
+// screenGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
+func screenGreedyAVX2(p *byte, half float32) (unsettled uint32)
+
+// fitGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it; 2 vectors, 32 bytes apart
 func fitGreedyAVX2(p *byte, half float32)
 
 // levelsDivideAVX2: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom
@@ -106,7 +115,10 @@ func fitAffineAbsAVX512(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX512: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
 
-// fitGreedyAVX512: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. 4 vectors, 6912 bytes apart
+// screenGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
+func screenGreedyAVX512(p *byte, half float32) (unsettled uint32)
+
+// fitGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it; 4 vectors, 6912 bytes apart
 func fitGreedyAVX512(p *byte, half float32)
 
 // levelsDivideAVX512: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom

@@ -4,6 +4,7 @@ package kernels
 
 import (
 	"math"
+	"math/bits"
 	"sync"
 	"unsafe"
 
@@ -23,10 +24,20 @@ type groups struct {
 // kScratch is the working memory of one row's encoding.
 type kScratch struct {
 	groups
-	more   [3]groups    // for fitGreedy
+	more   [3]groups             // for fitGreedy
+	scales [supersQ3][16]float32 // of super-blocks of Q3_K
+	queue  struct {
+		n     int
+		x     [64][16]float32 // groups that are yet to be searched
+		scale [64]*float32    // where their scales belong
+	}
 	padded [512]float32 // elements, or their importance, where a row ends early
 	fit    quant.KFit
 }
+
+// supersQ3 is the number of super-blocks that encodeQ3 takes at a time: the
+// more, the fewer searches have empty lanes.
+const supersQ3 = 128
 
 var kScratches = sync.Pool{New: func() any { return new(kScratch) }}
 
@@ -89,6 +100,16 @@ func (g *groups) fitSigned(n, half int, trials []float32) {
 		func(p *byte) { fitSignedAVX2(p, n, h, num, count) })
 }
 
+// screenGreedy sets the scales of groups of 16 that fitGreedy would leave as
+// they are, and returns a bit for each of the others.
+func (g *groups) screenGreedy() (unsettled uint32) {
+	p := unsafe.Pointer(g)
+	if hasAVX512 {
+		return screenGreedyAVX512((*byte)(p), 4)
+	}
+	return screenGreedyAVX2((*byte)(p), 4) | screenGreedyAVX2((*byte)(unsafe.Add(p, 32)), 4)<<8
+}
+
 // greedySets is the number of groups structures that fitGreedy takes.
 func greedySets() int {
 	if hasAVX512 {
@@ -137,7 +158,7 @@ func encodeK(t quant.Type, dst []byte, row, importance []float32) {
 	size := t.BlockSize()
 	if t == quant.Q3_K && importance == nil {
 		for len(row) > 0 {
-			count := min(256*greedySets(), len(row))
+			count := min(256*supersQ3, len(row))
 			s.encodeQ3(dst[:size*count/256], row[:count])
 			row, dst = row[count:], dst[size*count/256:]
 		}
@@ -149,7 +170,7 @@ func encodeK(t quant.Type, dst []byte, row, importance []float32) {
 		for b := range count / 256 {
 			f, x, out := &s.fit, row[256*b:][:256], dst[size*b:][:size]
 			if s.take(t, f, b*256/n, 256/n) {
-				f.Round(t, importance != nil)
+				roundScales(t, f, importance != nil)
 				f.Put(t, out, x, &kLevels)
 				continue
 			}
@@ -233,38 +254,81 @@ func (s *kScratch) take(t quant.Type, f *quant.KFit, first, count int) bool {
 	return true
 }
 
-// encodeQ3 is quant.Encode for Q3_K without importance and as many super-blocks
-// as fitGreedy takes, or fewer.
+// encodeQ3 is quant.Encode for Q3_K without importance and up to supersQ3
+// super-blocks. Groups that have to be searched are queued until they fill all
+// lanes.
 func (s *kScratch) encodeQ3(dst []byte, x []float32) {
-	sets := [4]*groups{&s.groups, &s.more[0], &s.more[1], &s.more[2]}
-	for b := range greedySets() {
-		if 256*b < len(x) {
-			transposeGroups(&sets[b].x, x[256*b:][:256], 16)
-		} else {
-			clear(sets[b].x[:16])
+	q := &s.queue
+	for b := range len(x) / 256 {
+		xb := x[256*b:][:256]
+		transposeGroups(&s.groups.x, xb, 16)
+		unsettled := s.groups.screenGreedy()
+		s.scales[b] = s.groups.scale
+		for ; unsettled != 0; unsettled &= unsettled - 1 {
+			j := bits.TrailingZeros32(unsettled)
+			copy(q.x[q.n][:], xb[16*j:])
+			q.scale[q.n] = &s.scales[b][j]
+			if q.n++; q.n == 16*greedySets() {
+				s.searchQueue()
+			}
 		}
 	}
-	s.fitGreedy()
+	s.searchQueue()
 	f := &s.fit
 	size := quant.Q3_K.BlockSize()
+	clear(f.Inv[:])
 	for b := range len(x) / 256 {
-		g := sets[b]
-		f.Scale = g.scale
-		f.Round(quant.Q3_K, false)
-		clear(f.Inv[:])
+		xb := x[256*b:][:256]
+		f.Scale = s.scales[b]
+		roundScales(quant.Q3_K, f, false)
 		for j, l := range f.LScale {
-			if l != 32 && math.Abs(float64(f.D)) > 1e-6 {
-				continue // Put sets the levels anew
-			}
-			for i := range 16 {
-				f.Levels[16*j+i] = 0
-				if g.highest[j] >= 1e-15 { // else the group counts as zeros
-					f.Levels[16*j+i] = uint8(g.l[i][j] + 4)
-				}
+			if l == 32 || math.Abs(float64(f.D)) <= 1e-6 {
+				// The stored scale may be zero. Then the search's levels count.
+				f.SearchGroup(quant.Q3_K, j, xb)
 			}
 		}
-		f.Put(quant.Q3_K, dst[size*b:][:size], x[256*b:][:256], &kLevels)
+		f.Put(quant.Q3_K, dst[size*b:][:size], xb, &kLevels)
 	}
+}
+
+// searchQueue finds the scales of all groups in the queue.
+func (s *kScratch) searchQueue() {
+	q := &s.queue
+	if q.n == 0 {
+		return
+	}
+	sets := [4]*groups{&s.groups, &s.more[0], &s.more[1], &s.more[2]}
+	for i := range greedySets() {
+		// Lanes past the end search what an earlier turn left.
+		transposeGroups(&sets[i].x, unsafe.Slice(&q.x[16*i][0], 256), 16)
+	}
+	s.fitGreedy()
+	for i, to := range q.scale[:q.n] {
+		*to = sets[i/16].scale[i%16]
+	}
+	q.n = 0
+}
+
+// roundScales is f.Round.
+func roundScales(t quant.Type, f *quant.KFit, weighted bool) {
+	const magic = 12582912 // see quant's nearestInt
+	var half, offset float32
+	switch {
+	case t == quant.Q3_K && !weighted:
+		half, offset = 32, 32
+	case t == quant.Q6_K:
+		half = 128
+	default:
+		f.Round(t, weighted)
+		return
+	}
+	largest := roundScalesAVX2(&f.LScale[0], &f.Scale[0], -half, magic+offset, magic+offset+half-1)
+	if m := math.Abs(float64(largest)); m > 1e-14 && m < 1e30 {
+		inv := -half / largest
+		f.D = 1 / inv
+		return
+	}
+	f.Round(t, weighted) // all zeros, or numbers that need care
 }
 
 var kLevels = quant.KLevels{
@@ -273,6 +337,10 @@ var kLevels = quant.KLevels{
 	},
 	Signed: func(levels *[256]uint8, x []float32, half int, scale []float32) {
 		levelsDivide(levels[:], x, -half, half-1, scale, noBase[:])
+	},
+	Planes: func(dst, levels []uint8, shift, bits int) {
+		_, _ = dst[31], levels[256/bits-1]
+		putPlanesAVX2(&dst[0], &levels[0], shift, bits, 8/bits)
 	},
 }
 

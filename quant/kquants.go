@@ -10,9 +10,7 @@ import "encoding/binary"
 
 const superLen = 256
 
-// putPlanes packs bits of levels, from bit shift on: byte i of dst gets those of
-// elements i, i+32, i+64 ..., the first in the lowest bits. len(levels) is 32
-// times what fits a byte, dst has 32 bytes.
+// putPlanes is the plain form of KLevels.Planes.
 func putPlanes(dst, levels []uint8, shift, bits int) {
 	mask := uint64(1<<bits-1) * 0x0101010101010101
 	for i := 0; i < 32; i += 8 { // eight bytes at a time
@@ -72,51 +70,58 @@ type KFit struct {
 	// Levels are those of Put. Of Q3_K and Q6_K, Search sets those of groups
 	// without Inv: of zeros, and without importance all of Q3_K.
 	Levels [superLen]uint8
+
+	stored, storedMin [16]float32 // scales and minima as the block has them
 }
 
 // Search is the first step: x is one super-block, importance nil or its
 // weights.
 func (f *KFit) Search(t Type, x, importance []float32) {
-	form := kForms[t]
-	var (
-		weight [32]float32
-		sigma2 float32
-	)
+	var sigma2 float32
 	if importance != nil {
 		sigma2 = KSigma2(t, sumSquares(x))
 	}
-	w := weight[:form.group]
-	for j := range superLen / form.group {
-		xg := x[form.group*j:][:form.group]
-		switch {
-		case importance != nil && t == Q6_K:
-			copy(w, importance[16*j:])
-		case importance != nil:
-			f.SumW[j] = scaleImportance(w, importance[form.group*j:], xg, sigma2)
-		case t == Q2_K:
-			for i, v := range xg {
-				w[i] = abs32(v)
-			}
-		case t == Q3_K:
-			f.Scale[j] = fitSignedGreedy(4, f.Levels[16*j:], xg)
-			continue
-		case t == Q6_K:
-			for i, v := range xg {
-				w[i] = v * v
-			}
-		default:
-			mean := sqrt32(sumSquares(xg) / float32(form.group))
-			for i, v := range xg {
-				w[i] = mean + abs32(v)
-			}
-		}
-		if form.half > 0 {
-			f.Scale[j], f.Inv[j] = fitSigned(form.half, xg, w)
-			continue
-		}
-		fit := FitAffine(KTrials(t, importance != nil), xg, w)
-		f.Scale[j], f.NegMin[j], f.Inv[j], f.Base[j] = fit.Scale, fit.NegMin, fit.Inv, fit.Base
+	for j := range superLen / kForms[t].group {
+		f.searchGroup(t, j, x, importance, sigma2)
 	}
+}
+
+// SearchGroup does the first step for group j of a super-block x, without
+// importance.
+func (f *KFit) SearchGroup(t Type, j int, x []float32) { f.searchGroup(t, j, x, nil, 0) }
+
+func (f *KFit) searchGroup(t Type, j int, x, importance []float32, sigma2 float32) {
+	var weight [32]float32
+	form := kForms[t]
+	w, xg := weight[:form.group], x[form.group*j:][:form.group]
+	switch {
+	case importance != nil && t == Q6_K:
+		copy(w, importance[16*j:])
+	case importance != nil:
+		f.SumW[j] = scaleImportance(w, importance[form.group*j:], xg, sigma2)
+	case t == Q2_K:
+		for i, v := range xg {
+			w[i] = abs32(v)
+		}
+	case t == Q3_K:
+		f.Scale[j] = fitSignedGreedy(4, f.Levels[16*j:], xg)
+		return
+	case t == Q6_K:
+		for i, v := range xg {
+			w[i] = v * v
+		}
+	default:
+		mean := sqrt32(sumSquares(xg) / float32(form.group))
+		for i, v := range xg {
+			w[i] = mean + abs32(v)
+		}
+	}
+	if form.half > 0 {
+		f.Scale[j], f.Inv[j] = fitSigned(form.half, xg, w)
+		return
+	}
+	fit := FitAffine(KTrials(t, importance != nil), xg, w)
+	f.Scale[j], f.NegMin[j], f.Inv[j], f.Base[j] = fit.Scale, fit.NegMin, fit.Inv, fit.Base
 }
 
 // KSigma2 returns what is added to squares before importance is applied: the
@@ -206,9 +211,14 @@ func (f *KFit) roundQ6() {
 // as they are stored: (x+minimum)/scale, rounded and limited to [0, top]; or
 // x/scale limited to [-half, half), plus half. What it does where a scale is 0
 // does not matter.
+//
+// Planes packs bits of levels, from bit shift on: byte i of dst gets those of
+// elements i, i+32, i+64 ..., the first in the lowest bits. len(levels) is 32
+// times what fits a byte, dst has at least 32 bytes.
 type KLevels struct {
 	Affine func(levels *[superLen]uint8, x []float32, top int, scale, minimum []float32)
 	Signed func(levels *[superLen]uint8, x []float32, half int, scale []float32)
+	Planes func(dst, levels []uint8, shift, bits int)
 }
 
 // PlainKLevels are the plain forms.
@@ -225,6 +235,7 @@ var PlainKLevels = KLevels{
 			levels[i] = uint8(half + signedLevel(half, v/scale[i/16]))
 		}
 	},
+	Planes: putPlanes,
 }
 
 // Put is the last step: it sets the levels and stores the block. A group whose
@@ -309,14 +320,14 @@ func (f *KFit) putQ2(dst []byte, x []float32, kernel *KLevels) {
 	putHalf(dst[80:], f.D)
 	putHalf(dst[82:], f.DMin)
 	d, dmin := halfToFloat(dst[80:]), halfToFloat(dst[82:])
-	var scale, minimum [16]float32
+	scale, minimum := &f.stored, &f.storedMin
 	for j := range 16 {
 		dst[j] = f.LScale[j] | f.LMin[j]<<4
 		scale[j], minimum[j] = d*float32(dst[j]&15), dmin*float32(dst[j]>>4)
 	}
 	f.setAffine(kForms[Q2_K], x, kernel, scale[:], minimum[:])
-	putPlanes(dst[16:], f.Levels[:128], 0, 2)
-	putPlanes(dst[48:], f.Levels[128:], 0, 2)
+	kernel.Planes(dst[16:], f.Levels[:128], 0, 2)
+	kernel.Planes(dst[48:], f.Levels[128:], 0, 2)
 }
 
 // Q3_K, 110 bytes:
@@ -352,10 +363,12 @@ func scaleQ3(packed []byte, j int) int {
 
 // putScalesQ3 packs 16 scales, offset included.
 func putScalesQ3(packed []byte, scales *[16]uint8) {
-	clear(packed[:12])
-	for j, l := range scales {
-		packed[j%8] |= l & 15 << (4 * (j / 8))
-		packed[8+j%4] |= l >> 4 << (2 * (j / 4))
+	_ = packed[11]
+	for j := range 8 {
+		packed[j] = scales[j]&15 | scales[j+8]<<4
+	}
+	for j := range 4 {
+		packed[8+j] = scales[j]>>4 | scales[j+4]>>4<<2 | scales[j+8]>>4<<4 | scales[j+12]>>4<<6
 	}
 }
 
@@ -363,14 +376,14 @@ func (f *KFit) putQ3(dst []byte, x []float32, kernel *KLevels) {
 	putScalesQ3(dst[96:], &f.LScale)
 	putHalf(dst[108:], f.D)
 	d := halfToFloat(dst[108:])
-	var scale [16]float32
-	for j := range scale {
-		scale[j] = d * float32(scaleQ3(dst[96:], j))
+	scale := &f.stored
+	for j, l := range f.LScale {
+		scale[j] = d * float32(int(l)-32)
 	}
 	f.setSigned(kForms[Q3_K], x, kernel, scale[:])
-	putPlanes(dst[32:], f.Levels[:128], 0, 2)
-	putPlanes(dst[64:], f.Levels[128:], 0, 2)
-	putPlanes(dst, f.Levels[:], 2, 1)
+	kernel.Planes(dst[32:], f.Levels[:128], 0, 2)
+	kernel.Planes(dst[64:], f.Levels[128:], 0, 2)
+	kernel.Planes(dst, f.Levels[:], 2, 1)
 }
 
 // scaleMinK unpacks the scale and minimum of group j of Q4_K and Q5_K, 6 bits
@@ -399,7 +412,7 @@ func (f *KFit) putQ45(t Type, dst []byte, x []float32, kernel *KLevels) {
 	putHalf(dst[2:], f.DMin)
 	f.putScalesMinsK(dst[4:])
 	d, dmin := halfToFloat(dst), halfToFloat(dst[2:])
-	var scale, minimum [8]float32
+	scale, minimum := f.stored[:8], f.storedMin[:8]
 	for j := range 8 {
 		sc, m := scaleMinK(dst[4:], j)
 		scale[j], minimum[j] = d*float32(sc), dmin*float32(m)
@@ -407,10 +420,10 @@ func (f *KFit) putQ45(t Type, dst []byte, x []float32, kernel *KLevels) {
 	f.setAffine(kForms[t], x, kernel, scale[:], minimum[:])
 	low := dst[len(dst)-superLen/2:]
 	for j := range 4 {
-		putPlanes(low[32*j:], f.Levels[64*j:][:64], 0, 4)
+		kernel.Planes(low[32*j:], f.Levels[64*j:][:64], 0, 4)
 	}
 	if t == Q5_K {
-		putPlanes(dst[16:], f.Levels[:], 4, 1)
+		kernel.Planes(dst[16:], f.Levels[:], 4, 1)
 	}
 }
 
@@ -492,7 +505,7 @@ func (f *KFit) putQ6(dst []byte, x []float32, kernel *KLevels) {
 	}
 	putHalf(dst[208:], f.D)
 	d := halfToFloat(dst[208:])
-	var scale [16]float32
+	scale := &f.stored
 	for j, l := range f.LScale {
 		dst[192+j] = l
 		scale[j] = d * float32(int8(l))
@@ -504,9 +517,9 @@ func (f *KFit) putQ6(dst []byte, x []float32, kernel *KLevels) {
 			var pair [64]uint8
 			copy(pair[:32], f.Levels[128*half+32*i:])
 			copy(pair[32:], f.Levels[128*half+32*i+64:])
-			putPlanes(dst[64*half+32*i:], pair[:], 0, 4)
+			kernel.Planes(dst[64*half+32*i:], pair[:], 0, 4)
 		}
 	}
-	putPlanes(dst[128:], f.Levels[:128], 4, 2)
-	putPlanes(dst[160:], f.Levels[128:], 4, 2)
+	kernel.Planes(dst[128:], f.Levels[:128], 4, 2)
+	kernel.Planes(dst[160:], f.Levels[128:], 4, 2)
 }

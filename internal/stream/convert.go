@@ -63,21 +63,23 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 }
 
 // encodeRows quantizes the rows in f, the first of them row first of the job,
-// each with its matrix's importance.
+// each with its matrix's importance. Without importance rows are nothing to the
+// encoders but runs of blocks, so that they take all at once.
 func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) {
 	rowLen := j.Src.Len()
 	size := t.Type.RowSize(rowLen)
+	if t.Importance == nil {
+		kernels.EncodeRow(t.Type, out, f, nil)
+	}
 	for r := first; len(f) > 0; r++ {
-		var imp []float32
+		row, dst := f[:rowLen], out[:size]
 		if t.Importance != nil {
 			m := 0
 			if j.RowsPerMatrix > 0 {
 				m = r / j.RowsPerMatrix
 			}
-			imp = t.Importance[m*rowLen:][:rowLen]
+			kernels.EncodeRow(t.Type, dst, row, t.Importance[m*rowLen:][:rowLen])
 		}
-		row, dst := f[:rowLen], out[:size]
-		kernels.EncodeRow(t.Type, dst, row, imp)
 		b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen))
 		f, out = f[rowLen:], out[size:]
 	}

@@ -19,6 +19,15 @@ func ints(name string, v uint32) Mem {
 
 func floats(name string, v float32) Mem { return ints(name, math.Float32bits(v)) }
 
+// table puts sixteen floats into memory.
+func table(name string, values [16]float32) Mem {
+	m := GLOBL(name, 8|16)
+	for i, v := range values {
+		DATA(4*i, U32(math.Float32bits(v)))
+	}
+	return m
+}
+
 // load fills a register with a constant.
 func load(m Mem) reg.VecVirtual {
 	y := YMM()

@@ -153,7 +153,8 @@ func each(g, n reg.Register, first, unroll int, body func(x, w, l Mem)) {
 }
 
 var (
-	kMagic, kZero, kAbs, kSign, kSmall, kFar, kOne, kMantissa, kBias, kThirtySecond Mem
+	kMagic, kZero, kAbs, kSign, kSmall, kFar, kOne, kMantissa, kBias, kThirtySecond, kTwo23, kTiny Mem
+	kMiddle, kReach                                                                                Mem // of screenGreedy, by the low bits of the level
 )
 
 func (t target) kquants() {
@@ -168,12 +169,20 @@ func (t target) kquants() {
 		kMantissa = ints("mantissa", 0x7fffff)
 		kBias = ints("mantissaBias", 0x400000)
 		kThirtySecond = floats("thirtySecond", 1.0/32)
+		kTwo23 = floats("two23", 1<<23)
+		kTiny = floats("tiny", 1e-30)
+		middle, reach := greedyBounds()
+		kMiddle = table("middle", middle)
+		kReach = table("reach", reach)
+		putPlanes()
+		roundScales()
 	}
 	t.toLanes()
 	t.weights()
 	t.fitAffine("fitAffine", false)
 	t.fitAffine("fitAffineAbs", true)
 	t.fitSigned()
+	t.screenGreedy()
 	t.fitGreedy()
 	t.levels("levelsDivide", true)
 	t.levels("levelsMultiply", false)
@@ -575,6 +584,140 @@ func roundInt(v reg.VecVirtual, magic, bottom, top reg.Register, wide bool) {
 // groupsSize is the size of a groups structure.
 const groupsSize = rest + 64*12
 
+// Rows of a groups structure that the greedy search uses, groups being of 16.
+const (
+	rowCube   = rowX + 1024 // w*x
+	rowA      = rowW + 1024 // what the element adds to sumlx at its level
+	rowB      = rowL + 1024 // and to suml2
+	rowSquare = rowW        // the weight
+)
+
+// greedyStart emits the first step of fitSignedGreedy for the lanes of g, and
+// returns its sums, and the largest magnitude. Where keep is set, it stores
+// levels and weights, else the levels plus roundMagic.
+func (t target) greedyStart(g, n reg.Register, magic, bottom, top reg.VecVirtual, keep bool) (sumlx, suml2, magnitude reg.VecVirtual) {
+	largest, magnitude := t.extreme(g, n)
+	inv := t.reg()
+	VDIVPS(largest, bottom, inv)
+	sumlx, suml2 = t.zero(), t.zero()
+	each(g, n, 0, 4, func(x, w, l Mem) {
+		v, q, a, wv := t.load(x), t.reg(), t.reg(), t.reg()
+		VMULPS(inv, v, q)
+		VMAXPS(bottom, q, q)
+		VMINPS(top, q, q)
+		VADDPS(magic, q, q)
+		if !keep {
+			VMOVUPS(q, l)
+		}
+		VSUBPS(magic, q, q)
+		VMULPS(v, v, wv)
+		VMULPS(v, wv, a)
+		if keep {
+			VMOVUPS(q, l)
+			VMOVUPS(wv, w.Offset(rowSquare-rowW))
+			VMOVUPS(a, x.Offset(rowCube-rowX))
+		}
+		VMULPS(q, a, a)
+		VMOVUPS(a, w.Offset(rowA-rowW))
+		VADDPS(a, sumlx, sumlx)
+		VMULPS(q, wv, a)
+		VMULPS(q, a, a)
+		VMOVUPS(a, l.Offset(rowB-rowL))
+		VADDPS(a, suml2, suml2)
+	})
+	return sumlx, suml2, magnitude
+}
+
+// greedyScale stores the scales that the sums give.
+func (t target) greedyScale(sumlx, suml2, magnitude reg.VecVirtual, at Mem) {
+	scale, q, zero := t.zero(), t.reg(), t.zero()
+	VDIVPS(suml2, sumlx, q)
+	t.blend(t.cmp(greater, suml2, zero), q, scale)
+	t.blend(t.cmp(less, magnitude, kSmall), zero, scale)
+	VMOVUPS(scale, at)
+}
+
+// greedyBounds returns, by the low bits of a level from -4 to 3, the middle of
+// the quotients for which screenGreedy says that it stays and how far they reach.
+func greedyBounds() (middle, reach [16]float32) {
+	for i := range 16 {
+		level := float32((i+4)%8 - 4)
+		lo, hi := level-0.499, level+0.499
+		switch level {
+		case -4:
+			lo = -1000
+		case 3:
+			hi = 1000
+		}
+		middle[i], reach[i] = (lo+hi)/2, (hi-lo)/2
+	}
+	return middle, reach
+}
+
+// screenGreedy finds the groups whose levels the search would not change, which
+// are four in five of ordinary weights. As long as nothing changes the sums
+// are the same for all elements, so that the steps need not wait for each
+// other, and whether a level stays needs no quotient: level l stays if
+// v*sl2/slx is within a half of it, or past it at either end. The bounds here are
+// a little closer than that, far wider than what rounding could do, and below
+// what nearestInt can round; so that a group is told to change in vain now and
+// then, but never the other way round.
+func (t target) screenGreedy() {
+	name := "screenGreedy" + t.name
+	TEXT(name, NOSPLIT, "func(p *byte, half float32) (unsettled uint32)")
+	Doc(name + ": scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change")
+	g, n := Load(Param("p"), GP64()), GP64()
+	MOVQ(U32(16), n)
+	magic := t.load(kMagic)
+	bottom, top := t.broadcast("half"), t.broadcast("half")
+	VXORPS(kSign, bottom, bottom)
+	VSUBPS(kOne, top, top)
+	sumlx, suml2, magnitude := t.greedyStart(g, n, magic, bottom, top, false)
+	t.greedyScale(sumlx, suml2, magnitude, Mem{Base: g, Disp: atScale})
+
+	middle, reach := t.load(kMiddle), t.load(kReach)
+	tiny := t.load(kTiny)
+	// In a lane that stays, each element is on the good side.
+	var stay reg.Register
+	if t.lanes == 16 {
+		stay = K()
+		KXNORW(stay, stay, stay)
+	} else {
+		stay = t.cmp(15, tiny, tiny) // true
+	}
+	each(g, n, 0, 4, func(x, w, l Mem) {
+		slx, sl2, index, m, r := t.reg(), t.reg(), t.load(l), t.reg(), t.reg()
+		VSUBPS(w.Offset(rowA-rowW), sumlx, slx)
+		VSUBPS(l.Offset(rowB-rowL), suml2, sl2)
+		VMULPS(x, sl2, sl2)
+		// The low bits of a level plus the magic number are the level's.
+		VPERMPS(middle, index, m)
+		VPERMPS(reach, index, r)
+		VFNMADD231PS(slx, m, sl2) // sl2 -= slx * m
+		VANDPS(kAbs, sl2, sl2)
+		VFMSUB213PS(tiny, slx, r) // r = r*slx - tiny
+		if t.lanes == 16 {
+			// One instruction compares and narrows.
+			VCMPPS(Imm(less), r, sl2, stay, stay)
+		} else {
+			t.and(stay, t.cmp(less, sl2, r))
+		}
+	})
+	bits := GP32()
+	small := t.cmp(less, magnitude, kSmall)
+	if t.lanes == 16 {
+		KORW(small, stay, stay)
+		KNOTW(stay, stay)
+		KMOVW(stay, bits)
+	} else {
+		VORPS(small, stay, stay)
+		VMOVMSKPS(stay, bits)
+		XORL(Imm(0xff), bits)
+	}
+	Store(bits, ReturnIndex(0))
+	ret()
+}
+
 // fitGreedy is quant's fitSignedGreedy for groups of 16. Each step of it waits
 // for the one before, so that several vectors take turns: four structures with
 // AVX-512, both halves of one with AVX2.
@@ -585,8 +728,7 @@ func (t target) fitGreedy() {
 	if t.lanes == 16 {
 		sets, stride = 4, groupsSize
 	}
-	Doc(fmt.Sprintf("%s: scale and levels of every lane as quant's fitSignedGreedy finds them; levels are without offset. %d vectors, %d bytes apart",
-		name, sets, stride))
+	Doc(fmt.Sprintf("%s: scale of every lane as quant's fitSignedGreedy finds it; %d vectors, %d bytes apart", name, sets, stride))
 	g, n := Load(Param("p"), GP64()), GP64()
 	MOVQ(U32(16), n)
 	at := func(set, disp int) Mem { return Mem{Base: g, Disp: disp + set*stride} }
@@ -599,28 +741,17 @@ func (t target) fitGreedy() {
 	for s := range sets {
 		gs := GP64()
 		LEAQ(at(s, 0), gs)
-		largest, magnitude := t.extreme(gs, n)
+		var magnitude reg.VecVirtual
+		sumlx[s], suml2[s], magnitude = t.greedyStart(gs, n, magic, bottom, top, true)
 		VMOVUPS(magnitude, at(s, atHighest))
-		inv := t.reg()
-		VDIVPS(largest, bottom, inv)
-		sumlx[s], suml2[s] = t.zero(), t.zero()
-		each(gs, n, 0, 4, func(x, w, l Mem) {
-			v, wv, q, a := t.load(x), t.reg(), t.reg(), t.reg()
-			VMULPS(inv, v, q)
-			round(q, magic, bottom, top)
-			VMOVUPS(q, l)
-			VMULPS(v, v, wv)
-			VMOVUPS(wv, w)
-			VMULPS(v, wv, a)
-			VMULPS(q, a, a)
-			VADDPS(a, sumlx[s], sumlx[s])
-			VMULPS(q, wv, a)
-			VMULPS(q, a, a)
-			VADDPS(a, suml2[s], suml2[s])
-		})
 	}
-	VCVTTPS2DQ(bottom, bottom)
-	VCVTTPS2DQ(top, top)
+	var mantissa reg.VecVirtual
+	if t.lanes == 16 {
+		mantissa = t.load(kMantissa)
+	}
+	// What nearestInt leaves in the mantissa, as a number from 2^23 on.
+	VADDPS(magic, bottom, bottom)
+	VADDPS(magic, top, top)
 
 	rounds, again, done := GP64(), label("round"), label("done")
 	MOVQ(U32(5), rounds)
@@ -633,39 +764,41 @@ func (t target) fitGreedy() {
 		each(g, n, 0, 1, func(x, w, l Mem) {
 			for s := range sets {
 				x, w, l := x.Offset(s*stride), w.Offset(s*stride), l.Offset(s*stride)
-				v, old, slx, sl2, q, a := t.load(x), t.load(l), t.reg(), t.reg(), t.reg(), t.reg()
-				VMULPS(w, v, a)
-				VMULPS(old, a, a)
-				VSUBPS(a, sumlx[s], slx)
-				VMULPS(w, old, a)
-				VMULPS(old, a, a)
-				VSUBPS(a, suml2[s], sl2)
+				slx, sl2, q, a, b := t.reg(), t.reg(), t.reg(), t.reg(), t.reg()
+				VSUBPS(w.Offset(rowA-rowW), sumlx[s], slx)
+				VSUBPS(l.Offset(rowB-rowL), suml2[s], sl2)
 				m := t.cmp(greater, slx, kZero)
-				VMULPS(sl2, v, q)
+				VMULPS(x, sl2, q)
 				VDIVPS(slx, q, q)
-				roundInt(q, magic, bottom, top, t.lanes == 16)
-				VCVTDQ2PS(q, q)
-				t.and(m, t.cmp(notEqual, q, old))
-				VMULPS(w, v, a)
-				VMULPS(q, a, a)
+				VADDPS(magic, q, q)
+				if t.lanes == 16 {
+					VPTERNLOGD(Imm(0xea), kTwo23, mantissa, q) // q&mantissa | 2^23
+				} else {
+					VANDPS(kMantissa, q, q)
+					VORPS(kTwo23, q, q)
+				}
+				VMAXPS(bottom, q, q)
+				VMINPS(top, q, q)
+				VSUBPS(magic, q, q)
+				t.narrow(m, notEqual, q, l)
+				VMULPS(x.Offset(rowCube-rowX), q, a)
 				VADDPS(a, slx, slx)
-				VMULPS(w, q, a)
-				VMULPS(q, a, a)
-				VADDPS(a, sl2, sl2)
-				t.and(m, t.cmp(greater, sl2, kZero))
-				b := v
-				VMULPS(slx, slx, a)
-				VMULPS(suml2[s], a, a)
-				VMULPS(sumlx[s], sumlx[s], b)
-				VMULPS(sl2, b, b)
-				t.and(m, t.cmp(greater, a, b))
-				t.blend(m, q, old)
+				VMULPS(w.Offset(rowSquare-rowW), q, b)
+				VMULPS(q, b, b)
+				VADDPS(b, sl2, sl2)
+				t.narrow(m, greater, sl2, kZero)
+				newLX, oldLX := t.reg(), t.reg()
+				VMULPS(slx, slx, newLX)
+				VMULPS(suml2[s], newLX, newLX)
+				VMULPS(sumlx[s], sumlx[s], oldLX)
+				VMULPS(sl2, oldLX, oldLX)
+				t.narrow(m, greater, newLX, oldLX)
 				t.blend(m, slx, sumlx[s])
 				t.blend(m, sl2, suml2[s])
-				VMOVUPS(old, l)
-				changed := t.load(at(s, atWild))
-				t.blend(m, magic, changed)
-				VMOVUPS(changed, at(s, atWild))
+				t.storeMasked(m, q, l)
+				t.storeMasked(m, a, w.Offset(rowA-rowW))
+				t.storeMasked(m, b, l.Offset(rowB-rowL))
+				t.storeMasked(m, magic, at(s, atWild))
 			}
 		})
 		changed := t.load(at(0, atWild))
@@ -677,15 +810,30 @@ func (t target) fitGreedy() {
 	DECQ(rounds)
 	JNZ(LabelRef(again))
 	Label(done)
-
 	for s := range sets {
-		scale, q, zero := t.zero(), t.reg(), t.zero()
-		VDIVPS(suml2[s], sumlx[s], q)
-		t.blend(t.cmp(greater, suml2[s], zero), q, scale)
-		t.blend(t.cmp(less, t.load(at(s, atHighest)), kSmall), zero, scale)
-		VMOVUPS(scale, at(s, atScale))
+		t.greedyScale(sumlx[s], suml2[s], t.load(at(s, atHighest)), at(s, atScale))
 	}
 	ret()
+}
+
+// narrow takes out of mask m the lanes in which a comparison of a with b fails.
+func (t target) narrow(m reg.Register, pred uint64, a, b Op) {
+	if t.lanes == 16 {
+		VCMPPS(Imm(pred), b, a, m, m)
+	} else {
+		t.and(m, t.cmp(pred, a, b))
+	}
+}
+
+// storeMasked stores the lanes of v in the mask.
+func (t target) storeMasked(m, v reg.Register, dst Mem) {
+	if t.lanes == 16 {
+		VMOVUPS(v, m, dst)
+	} else {
+		old := t.load(dst)
+		t.blend(m, v, old)
+		VMOVUPS(old, dst)
+	}
 }
 
 // levels emits what sets levels from what a search found, in natural order: 16
@@ -740,5 +888,99 @@ func (t target) levels(name string, dividing bool) {
 	ADDQ(Imm(4), bases)
 	DECQ(groups)
 	JNZ(LabelRef(again))
+	ret()
+}
+
+// putPlanes emits quant's KLevels.Planes. It goes through the planes from the
+// last, shifting what it has to make room.
+func putPlanes() {
+	TEXT("putPlanesAVX2", NOSPLIT, "func(dst, levels *byte, shift, bits, planes int)")
+	Doc("putPlanesAVX2: bits of 32*planes levels, from bit shift on, into 32 bytes")
+	dst, levels, n := Load(Param("dst"), GP64()), Load(Param("levels"), GP64()), Load(Param("planes"), GP64())
+	shift, bits := XMM(), XMM()
+	param := func(name string) Mem {
+		p, err := Param(name).Resolve()
+		if err != nil {
+			panic(err)
+		}
+		return p.Addr
+	}
+	VMOVQ(param("shift"), shift)
+	VMOVQ(param("bits"), bits)
+	// The lowest bits of each byte.
+	mask, room := YMM(), YMM()
+	VPCMPEQB(mask, mask, mask)
+	VPSLLW(bits, mask, room) // ones above the bits, in words
+	VPANDN(mask, room, mask)
+	VPSLLW(Imm(8), mask, room)
+	VPOR(room, mask, mask)
+	acc := YMM()
+	VPXOR(acc, acc, acc)
+	at := GP64()
+	MOVQ(n, at)
+	SHLQ(Imm(5), at)
+	ADDQ(at, levels)
+	again := label("plane")
+	Label(again)
+	SUBQ(Imm(32), levels)
+	v := YMM()
+	VMOVDQU(Mem{Base: levels}, v)
+	VPSRLW(shift, v, v)
+	VPAND(mask, v, v)
+	VPSLLW(bits, acc, acc)
+	VPOR(v, acc, acc)
+	DECQ(n)
+	JNZ(LabelRef(again))
+	VMOVDQU(acc, Mem{Base: dst})
+	ret()
+}
+
+// roundScales emits what turns the 16 scales of a super-block into levels.
+func roundScales() {
+	TEXT("roundScalesAVX2", NOSPLIT, "func(levels *byte, scales *float32, numerator, magic, top float32) (largest float32)")
+	Doc("roundScalesAVX2: the low bytes of min(top, magic + scales[j]*(numerator/largest)); largest is the scale of largest magnitude, the first of equals. Magnitudes compare as integers, so that NaN is the largest")
+	t := target{8, "AVX2"}
+	levels, scales := Load(Param("levels"), GP64()), Load(Param("scales"), GP64())
+	v := [2]reg.VecVirtual{t.load(Mem{Base: scales}), t.load(Mem{Base: scales, Disp: 32})}
+	abs := [2]reg.VecVirtual{YMM(), YMM()}
+	for i := range v {
+		VANDPS(kAbs, v[i], abs[i])
+	}
+	m := YMM()
+	VPMAXSD(abs[1], abs[0], m)
+	VPBROADCASTD(horizontal(VPMAXSD, m), m)
+	first, mask := GP32(), GP32()
+	for i := 1; i >= 0; i-- {
+		eq := YMM()
+		VPCMPEQD(m, abs[i], eq)
+		VMOVMSKPS(eq, mask)
+		if i == 1 {
+			MOVL(mask, first)
+			SHLL(Imm(8), first)
+		} else {
+			ORL(mask, first)
+		}
+	}
+	BSFL(first, first)
+	largest := XMM()
+	VMOVSS(Mem{Base: scales, Index: first.As64(), Scale: 4}, largest)
+	Store(largest, ReturnIndex(0))
+	inv := t.broadcast("numerator")
+	VBROADCASTSS(largest, m)
+	VDIVPS(m, inv, inv)
+	magic, top := t.broadcast("magic"), t.broadcast("top")
+	low := t.load(ints("lowByteK", 0xff))
+	for i := range v {
+		VMULPS(inv, v[i], v[i])
+		VADDPS(magic, v[i], v[i])
+		VMINPS(top, v[i], v[i])
+		VPAND(low, v[i], v[i])
+	}
+	VPACKUSDW(v[1], v[0], v[0]) // dwords 0-3, 8-11, 4-7, 12-15
+	VPERMQ(Imm(0xd8), v[0], v[0])
+	hi := XMM()
+	VEXTRACTI128(Imm(1), v[0], hi)
+	VPACKUSWB(hi, v[0].AsX(), hi)
+	VMOVDQU(hi, Mem{Base: levels})
 	ret()
 }
