@@ -319,6 +319,28 @@ func softmaxLanesAVX512(s *float32, rows int, sink *float32, sums *float32)
 //go:noescape
 func rotateAVX512(a *float32, b *float32, cos *float32, sin *float32, n int)
 
+// rotatePairsAVX512 turns n pairs (x[2*i], x[2*i+1]) by the angles of cos[i] and sin[i], n being a
+// multiple of half the vector length.
+//
+//go:noescape
+func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int)
+
+// sumAVX512 returns the sum of float64(x[i]), n being a multiple of the vector length.
+//
+//go:noescape
+func sumAVX512(x *float32, n int) float64
+
+// affineAVX512 computes out[i] = x[i]*scale + shift, n being a multiple of the vector length.
+//
+//go:noescape
+func affineAVX512(out *float32, x *float32, n int, scale float32, shift float32)
+
+// geluErfAVX512 computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
+// vector length.
+//
+//go:noescape
+func geluErfAVX512(out *float32, x *float32, n int)
+
 // sumSquaresAVX2 returns the sum of float64(x[i])*float64(x[i]), n being a multiple of the vector length.
 //
 //go:noescape
@@ -379,6 +401,28 @@ func softmaxLanesAVX2(s *float32, rows int, sink *float32, sums *float32)
 //
 //go:noescape
 func rotateAVX2(a *float32, b *float32, cos *float32, sin *float32, n int)
+
+// rotatePairsAVX2 turns n pairs (x[2*i], x[2*i+1]) by the angles of cos[i] and sin[i], n being a
+// multiple of half the vector length.
+//
+//go:noescape
+func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int)
+
+// sumAVX2 returns the sum of float64(x[i]), n being a multiple of the vector length.
+//
+//go:noescape
+func sumAVX2(x *float32, n int) float64
+
+// affineAVX2 computes out[i] = x[i]*scale + shift, n being a multiple of the vector length.
+//
+//go:noescape
+func affineAVX2(out *float32, x *float32, n int, scale float32, shift float32)
+
+// geluErfAVX2 computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
+// vector length.
+//
+//go:noescape
+func geluErfAVX2(out *float32, x *float32, n int)
 
 // unpackQ4_0AVX2 is the unpacker of plain Go, for whole blocks.
 //

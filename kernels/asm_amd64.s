@@ -5492,6 +5492,36 @@ GLOBL expP4<>(SB), RODATA|NOPTR, $4
 DATA expP5<>+0(SB)/4, $0x3f000000
 GLOBL expP5<>(SB), RODATA|NOPTR, $4
 
+DATA minusHalf<>+0(SB)/4, $0xbf000000
+GLOBL minusHalf<>(SB), RODATA|NOPTR, $4
+
+DATA half<>+0(SB)/4, $0x3f000000
+GLOBL half<>(SB), RODATA|NOPTR, $4
+
+DATA erfP<>+0(SB)/4, $0x3e6d3389
+GLOBL erfP<>(SB), RODATA|NOPTR, $4
+
+DATA erfSign<>+0(SB)/4, $0x80000000
+GLOBL erfSign<>(SB), RODATA|NOPTR, $4
+
+DATA erfMagnitude<>+0(SB)/4, $0x7fffffff
+GLOBL erfMagnitude<>(SB), RODATA|NOPTR, $4
+
+DATA erfB1<>+0(SB)/4, $0x3e027906
+GLOBL erfB1<>(SB), RODATA|NOPTR, $4
+
+DATA erfB2<>+0(SB)/4, $0xbe11a98e
+GLOBL erfB2<>(SB), RODATA|NOPTR, $4
+
+DATA erfB3<>+0(SB)/4, $0x3f35f0e3
+GLOBL erfB3<>(SB), RODATA|NOPTR, $4
+
+DATA erfB4<>+0(SB)/4, $0xbf3a00e3
+GLOBL erfB4<>(SB), RODATA|NOPTR, $4
+
+DATA erfB5<>+0(SB)/4, $0x3f07dc22
+GLOBL erfB5<>(SB), RODATA|NOPTR, $4
+
 // func sumSquaresAVX512(x *float32, n int) float64
 // Requires: AVX, AVX2, AVX512F, SSE2
 TEXT ·sumSquaresAVX512(SB), NOSPLIT, $0-24
@@ -6108,6 +6138,170 @@ loop:
 	ADDQ        $0x00000040, BX
 	SUBQ        $0x00000010, SI
 	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func rotatePairsAVX512(x *float32, cos *float32, sin *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·rotatePairsAVX512(SB), NOSPLIT, $0-32
+	MOVQ      x+0(FP), AX
+	MOVQ      cos+8(FP), CX
+	MOVQ      sin+16(FP), DX
+	MOVQ      n+24(FP), BX
+	VMOVDQU32 doubled<>+0(SB), Z5
+	TESTQ     BX, BX
+	JZ        done
+
+loop:
+	VMOVUPS        (CX), Y2
+	VPERMPS        Z2, Z5, Z2
+	ADDQ           $0x00000020, CX
+	VMOVUPS        (DX), Y3
+	VPERMPS        Z3, Z5, Z3
+	ADDQ           $0x00000020, DX
+	VMOVUPS        (AX), Z0
+	VPERMILPS      $0xb1, Z0, Z1
+	VMULPS         Z3, Z1, Z1
+	VFMADDSUB213PS Z1, Z2, Z0
+	VMOVUPS        Z0, (AX)
+	ADDQ           $0x00000040, AX
+	SUBQ           $0x00000008, BX
+	JNZ            loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumAVX512(x *float32, n int) float64
+// Requires: AVX, AVX2, AVX512F, SSE2
+TEXT ·sumAVX512(SB), NOSPLIT, $0-24
+	MOVQ  x+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	TESTQ CX, CX
+	JZ    done
+
+loop:
+	VCVTPS2PD (AX), Z2
+	VADDPD    Z2, Z0, Z0
+	VCVTPS2PD 32(AX), Z3
+	VADDPD    Z3, Z1, Z1
+	ADDQ      $0x00000040, AX
+	SUBQ      $0x00000010, CX
+	JNZ       loop
+
+done:
+	VADDPD        Z1, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPD        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPD        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDSD        X1, X0, X0
+	MOVSD         X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func affineAVX512(out *float32, x *float32, n int, scale float32, shift float32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·affineAVX512(SB), NOSPLIT, $0-32
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVSS        scale+24(FP), X1
+	MOVSS        shift+28(FP), X0
+	VBROADCASTSS X1, Z2
+	VBROADCASTSS X0, Z3
+	TESTQ        DX, DX
+	JZ           done
+
+loop:
+	VMOVUPS     (CX), Z0
+	VFMADD213PS Z3, Z2, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        $0x00000040, AX
+	ADDQ        $0x00000040, CX
+	SUBQ        $0x00000010, DX
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func geluErfAVX512(out *float32, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·geluErfAVX512(SB), NOSPLIT, $0-24
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS expLow<>+0(SB), Z20
+	VBROADCASTSS expHigh<>+0(SB), Z21
+	VBROADCASTSS log2e<>+0(SB), Z22
+	VBROADCASTSS ln2high<>+0(SB), Z23
+	VBROADCASTSS ln2low<>+0(SB), Z24
+	VBROADCASTSS one<>+0(SB), Z25
+	VBROADCASTSS expP0<>+0(SB), Z26
+	VBROADCASTSS expP1<>+0(SB), Z27
+	VBROADCASTSS expP2<>+0(SB), Z28
+	VBROADCASTSS expP3<>+0(SB), Z29
+	VBROADCASTSS expP4<>+0(SB), Z30
+	VBROADCASTSS expP5<>+0(SB), Z31
+	TESTQ        DX, DX
+	JZ           done
+
+loop:
+	VMOVUPS      (CX), Z4
+	VMULPS       Z4, Z4, Z0
+	VBROADCASTSS minusHalf<>+0(SB), Z5
+	VMULPS       Z5, Z0, Z0
+	VMAXPS       Z0, Z20, Z0
+	VMINPS       Z0, Z21, Z0
+	VMULPS       Z22, Z0, Z1
+	VRNDSCALEPS  $0x08, Z1, Z1
+	VFNMADD231PS Z23, Z1, Z0
+	VFNMADD231PS Z24, Z1, Z0
+	VMOVAPS      Z26, Z2
+	VFMADD213PS  Z27, Z0, Z2
+	VFMADD213PS  Z28, Z0, Z2
+	VFMADD213PS  Z29, Z0, Z2
+	VFMADD213PS  Z30, Z0, Z2
+	VFMADD213PS  Z31, Z0, Z2
+	VMULPS       Z0, Z2, Z2
+	VFMADD213PS  Z0, Z0, Z2
+	VADDPS       Z25, Z2, Z0
+	VSCALEFPS    Z1, Z0, Z0
+	VBROADCASTSS erfMagnitude<>+0(SB), Z5
+	VPANDD       Z5, Z4, Z6
+	VBROADCASTSS erfP<>+0(SB), Z5
+	VFMADD213PS  Z25, Z5, Z6
+	VDIVPS       Z6, Z25, Z1
+	VBROADCASTSS erfB5<>+0(SB), Z2
+	VBROADCASTSS erfB4<>+0(SB), Z5
+	VFMADD213PS  Z5, Z1, Z2
+	VBROADCASTSS erfB3<>+0(SB), Z5
+	VFMADD213PS  Z5, Z1, Z2
+	VBROADCASTSS erfB2<>+0(SB), Z5
+	VFMADD213PS  Z5, Z1, Z2
+	VBROADCASTSS erfB1<>+0(SB), Z5
+	VFMADD213PS  Z5, Z1, Z2
+	VMULPS       Z1, Z2, Z2
+	VMULPS       Z0, Z2, Z2
+	VBROADCASTSS erfSign<>+0(SB), Z5
+	VPANDD       Z5, Z4, Z6
+	VBROADCASTSS half<>+0(SB), Z5
+	VPXORD       Z6, Z2, Z2
+	VPORD        Z5, Z6, Z6
+	VADDPS       Z5, Z6, Z6
+	VSUBPS       Z2, Z6, Z6
+	VMULPS       Z6, Z4, Z4
+	VMOVUPS      Z4, (AX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, DX
+	JNZ          loop
 
 done:
 	VZEROUPPER
@@ -6837,6 +7031,178 @@ loop:
 	ADDQ        $0x00000020, BX
 	SUBQ        $0x00000008, SI
 	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func rotatePairsAVX2(x *float32, cos *float32, sin *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·rotatePairsAVX2(SB), NOSPLIT, $0-32
+	MOVQ    x+0(FP), AX
+	MOVQ    cos+8(FP), CX
+	MOVQ    sin+16(FP), DX
+	MOVQ    n+24(FP), BX
+	VMOVDQU doubled<>+0(SB), Y5
+	TESTQ   BX, BX
+	JZ      done
+
+loop:
+	VMOVUPS        (CX), X2
+	VPERMPS        Y2, Y5, Y2
+	ADDQ           $0x00000010, CX
+	VMOVUPS        (DX), X3
+	VPERMPS        Y3, Y5, Y3
+	ADDQ           $0x00000010, DX
+	VMOVUPS        (AX), Y0
+	VPERMILPS      $0xb1, Y0, Y1
+	VMULPS         Y3, Y1, Y1
+	VFMADDSUB213PS Y1, Y2, Y0
+	VMOVUPS        Y0, (AX)
+	ADDQ           $0x00000020, AX
+	SUBQ           $0x00000004, BX
+	JNZ            loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func sumAVX2(x *float32, n int) float64
+// Requires: AVX, AVX2, SSE2
+TEXT ·sumAVX2(SB), NOSPLIT, $0-24
+	MOVQ  x+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	TESTQ CX, CX
+	JZ    done
+
+loop:
+	VCVTPS2PD (AX), Y2
+	VADDPD    Y2, Y0, Y0
+	VCVTPS2PD 16(AX), Y3
+	VADDPD    Y3, Y1, Y1
+	ADDQ      $0x00000020, AX
+	SUBQ      $0x00000008, CX
+	JNZ       loop
+
+done:
+	VADDPD       Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPD       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDSD       X1, X0, X0
+	MOVSD        X0, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func affineAVX2(out *float32, x *float32, n int, scale float32, shift float32)
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·affineAVX2(SB), NOSPLIT, $0-32
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVSS        scale+24(FP), X1
+	MOVSS        shift+28(FP), X0
+	VBROADCASTSS X1, Y2
+	VBROADCASTSS X0, Y3
+	TESTQ        DX, DX
+	JZ           done
+
+loop:
+	VMOVUPS     (CX), Y0
+	VFMADD213PS Y3, Y2, Y0
+	VMOVUPS     Y0, (AX)
+	ADDQ        $0x00000020, AX
+	ADDQ        $0x00000020, CX
+	SUBQ        $0x00000008, DX
+	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func geluErfAVX2(out *float32, x *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·geluErfAVX2(SB), NOSPLIT, $0-24
+	MOVQ  out+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  n+16(FP), DX
+	TESTQ DX, DX
+	JZ    done
+
+loop:
+	VMOVUPS      (CX), Y4
+	VMULPS       Y4, Y4, Y0
+	VBROADCASTSS minusHalf<>+0(SB), Y5
+	VMULPS       Y5, Y0, Y0
+	VBROADCASTSS expLow<>+0(SB), Y3
+	VMAXPS       Y0, Y3, Y0
+	VBROADCASTSS expHigh<>+0(SB), Y3
+	VMINPS       Y0, Y3, Y0
+	VBROADCASTSS log2e<>+0(SB), Y3
+	VMULPS       Y3, Y0, Y1
+	VROUNDPS     $0x08, Y1, Y1
+	VBROADCASTSS ln2high<>+0(SB), Y3
+	VFNMADD231PS Y3, Y1, Y0
+	VBROADCASTSS ln2low<>+0(SB), Y3
+	VFNMADD231PS Y3, Y1, Y0
+	VBROADCASTSS expP0<>+0(SB), Y3
+	VMOVAPS      Y3, Y2
+	VBROADCASTSS expP1<>+0(SB), Y3
+	VFMADD213PS  Y3, Y0, Y2
+	VBROADCASTSS expP2<>+0(SB), Y3
+	VFMADD213PS  Y3, Y0, Y2
+	VBROADCASTSS expP3<>+0(SB), Y3
+	VFMADD213PS  Y3, Y0, Y2
+	VBROADCASTSS expP4<>+0(SB), Y3
+	VFMADD213PS  Y3, Y0, Y2
+	VBROADCASTSS expP5<>+0(SB), Y3
+	VFMADD213PS  Y3, Y0, Y2
+	VMULPS       Y0, Y2, Y2
+	VFMADD213PS  Y0, Y0, Y2
+	VBROADCASTSS one<>+0(SB), Y3
+	VADDPS       Y3, Y2, Y0
+	VCVTPS2DQ    Y1, Y1
+	VPSRAD       $0x01, Y1, Y2
+	VPSUBD       Y2, Y1, Y1
+	VPBROADCASTD expBias<>+0(SB), Y3
+	VPADDD       Y3, Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y1, Y0, Y0
+	VPADDD       Y3, Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y0, Y0
+	VBROADCASTSS erfMagnitude<>+0(SB), Y5
+	VPAND        Y5, Y4, Y6
+	VBROADCASTSS erfP<>+0(SB), Y5
+	VBROADCASTSS one<>+0(SB), Y3
+	VFMADD213PS  Y3, Y5, Y6
+	VDIVPS       Y6, Y3, Y1
+	VBROADCASTSS erfB5<>+0(SB), Y2
+	VBROADCASTSS erfB4<>+0(SB), Y5
+	VFMADD213PS  Y5, Y1, Y2
+	VBROADCASTSS erfB3<>+0(SB), Y5
+	VFMADD213PS  Y5, Y1, Y2
+	VBROADCASTSS erfB2<>+0(SB), Y5
+	VFMADD213PS  Y5, Y1, Y2
+	VBROADCASTSS erfB1<>+0(SB), Y5
+	VFMADD213PS  Y5, Y1, Y2
+	VMULPS       Y1, Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VBROADCASTSS erfSign<>+0(SB), Y5
+	VPAND        Y5, Y4, Y6
+	VBROADCASTSS half<>+0(SB), Y5
+	VPXOR        Y6, Y2, Y2
+	VPOR         Y5, Y6, Y6
+	VADDPS       Y5, Y6, Y6
+	VSUBPS       Y2, Y6, Y6
+	VMULPS       Y6, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, DX
+	JNZ          loop
 
 done:
 	VZEROUPPER

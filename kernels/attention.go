@@ -158,10 +158,7 @@ func (ws *Workspace) attendItem(worker, item int) {
 	transposeOut(w.query, dim, w.c, dim, lanes)
 	for l := range m {
 		at, _ := row(l)
-		in, inv := w.query[l*dim:][:dim], 1/sums[l]
-		for i, v := range in {
-			a.out[at+i] = v * inv
-		}
+		affine(a.out[at:at+dim], w.query[l*dim:][:dim], 1/sums[l], 0)
 	}
 }
 

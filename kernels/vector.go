@@ -17,14 +17,8 @@ func RMSNorm(out, x, weight []float32, dim int, eps float32) {
 // be x.
 func LayerNorm(out, x, weight, bias []float32, dim int, eps float32) {
 	for len(x) >= dim && dim > 0 {
-		var sums [4]float64 // side by side: an addition waits for the one before it
-		for i, v := range x[:dim] {
-			sums[i&3] += float64(v)
-		}
-		mean := float32((sums[0] + sums[1] + sums[2] + sums[3]) / float64(dim))
-		for i, v := range x[:dim] {
-			out[i] = v - mean
-		}
+		mean := float32(sum(x[:dim]) / float64(dim))
+		affine(out[:dim], x[:dim], 1, -mean)
 		variance := sumSquares(out[:dim]) / float64(dim)
 		scaleRow(out[:dim], out[:dim], weight, float32(1/math.Sqrt(variance+float64(eps))))
 		if bias != nil {
@@ -37,9 +31,7 @@ func LayerNorm(out, x, weight, bias []float32, dim int, eps float32) {
 // scaleRow computes out[i] = x[i]*s*weight[i].
 func scaleRow(out, x, weight []float32, s float32) {
 	if weight == nil {
-		for i, v := range x {
-			out[i] = v * s
-		}
+		affine(out, x, s, 0)
 		return
 	}
 	weight = weight[:len(x)]
@@ -50,6 +42,22 @@ func mulScaleGo(out, x, weight []float32, s float32) {
 	for i, v := range x {
 		out[i] = v * s * weight[i]
 	}
+}
+
+// affineGo computes out[i] = x[i]*scale + shift.
+func affineGo(out, x []float32, scale, shift float32) {
+	for i, v := range x {
+		out[i] = float32(v*scale) + shift
+	}
+}
+
+// sumGo sums in float64, side by side: an addition waits for the one before it.
+func sumGo(x []float32) float64 {
+	var s [4]float64
+	for i, v := range x {
+		s[i&3] += float64(v)
+	}
+	return s[0] + s[1] + s[2] + s[3]
 }
 
 // sumSquaresGo sums in float64, in 8 partial sums as the assembly does.
@@ -178,9 +186,24 @@ func siluMulGo(out, gate, up []float32) {
 }
 
 // SiLU computes out = x * sigmoid(x); out may be x.
-func SiLU(out, x []float32) {
-	for i, v := range x {
-		out[i] = v / (1 + exp32(-v))
+func SiLU(out, x []float32) { sigmoidTimes(out[:len(x)], x, &units) }
+
+// units and quicks are factors for sigmoidTimes.
+var units, quicks = repeated(1), repeated(1 / 1.702)
+
+func repeated(v float32) (x [256]float32) {
+	for i := range x {
+		x[i] = v
+	}
+	return x
+}
+
+// sigmoidTimes computes out = x * sigmoid(x) * factor.
+func sigmoidTimes(out, x []float32, factor *[256]float32) {
+	for len(x) > 0 {
+		n := min(len(x), len(factor))
+		siluMul(out[:n], x[:n], factor[:n])
+		out, x = out[n:], x[n:]
 	}
 }
 
@@ -196,7 +219,9 @@ func geluGo(out, x []float32) {
 }
 
 // GELUErf computes out = x * (1 + erf(x/sqrt(2))) / 2; out may be x.
-func GELUErf(out, x []float32) {
+func GELUErf(out, x []float32) { geluErf(out[:len(x)], x) }
+
+func geluErfGo(out, x []float32) {
 	for i, v := range x {
 		out[i] = float32(0.5 * float64(v) * (1 + math.Erf(float64(v)*math.Sqrt2/2)))
 	}
@@ -204,9 +229,9 @@ func GELUErf(out, x []float32) {
 
 // GELUQuick computes out = x * sigmoid(1.702 x); out may be x.
 func GELUQuick(out, x []float32) {
-	for i, v := range x {
-		out[i] = v / (1 + exp32(-1.702*v))
-	}
+	out = out[:len(x)]
+	affine(out, x, 1.702, 0)
+	sigmoidTimes(out, out, &quicks)
 }
 
 // ReLUSquared computes out = max(x, 0)^2; out may be x.
@@ -240,11 +265,14 @@ func Rope(x []float32, headDim int, cos, sin []float32, half bool) {
 			rotate(a, b, cos, sin)
 			continue
 		}
-		h := x[:2*n]
-		for i, c := range cos {
-			a, b, s := h[2*i], h[2*i+1], sin[i]
-			h[2*i], h[2*i+1] = a*c-b*s, a*s+b*c
-		}
+		rotatePairs(x[:2*n], cos, sin)
+	}
+}
+
+func rotatePairsGo(x, cos, sin []float32) {
+	for i, c := range cos {
+		a, b, s := x[2*i], x[2*i+1], sin[i]
+		x[2*i], x[2*i+1] = a*c-b*s, a*s+b*c
 	}
 }
 
@@ -268,11 +296,10 @@ func scaleAddGo(dst, x []float32, s float32) {
 }
 
 // Scale computes x *= s.
-func Scale(x []float32, s float32) {
-	for i := range x {
-		x[i] *= s
-	}
-}
+func Scale(x []float32, s float32) { affine(x, x, s, 0) }
+
+// Mul computes dst *= x.
+func Mul(dst, x []float32) { mulScale(dst[:len(x)], dst[:len(x)], x, 1) }
 
 // Dot returns the sum of x[i]*y[i], len(y) >= len(x).
 func Dot(x, y []float32) float32 { return dotF32(x, y) }

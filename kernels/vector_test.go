@@ -83,6 +83,10 @@ func TestElementwise(t *testing.T) {
 		})
 		elementwise(t, "Softcap", budgetAct*30, func(out, x []float32) { copy(out, x); Softcap(out, 30) },
 			func(x float64) float64 { return 30 * math.Tanh(x/30) })
+		elementwise(t, "Scale", budgetAct, func(out, x []float32) { copy(out, x); Scale(out, 0.75) },
+			func(x float64) float64 { return x * 0.75 })
+		elementwise(t, "Mul", budgetAct, func(out, x []float32) { copy(out, x); Mul(out, one[:len(x)]) },
+			func(x float64) float64 { return x })
 		elementwise(t, "ScaleAdd", budgetAct, func(out, x []float32) { clear(out); ScaleAdd(out, x, 0.5) },
 			func(x float64) float64 { return x * 0.5 })
 	})

@@ -347,6 +347,42 @@ func gelu(out, x []float32) {
 	geluGo(out[n:], x[n:])
 }
 
+func geluErf(out, x []float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		geluErfAVX512(&out[0], &x[0], n)
+	default:
+		geluErfAVX2(&out[0], &x[0], n)
+	}
+	geluErfGo(out[n:], x[n:])
+}
+
+func sum(x []float32) float64 {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+		return sumGo(x)
+	case hasAVX512:
+		return sumAVX512(&x[0], n) + sumGo(x[n:])
+	default:
+		return sumAVX2(&x[0], n) + sumGo(x[n:])
+	}
+}
+
+func affine(out, x []float32, scale, shift float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		affineAVX512(&out[0], &x[0], n, scale, shift)
+	default:
+		affineAVX2(&out[0], &x[0], n, scale, shift)
+	}
+	affineGo(out[n:], x[n:], scale, shift)
+}
+
 func softcap(x []float32, limit float32) {
 	n := whole(len(x))
 	switch {
@@ -357,6 +393,18 @@ func softcap(x []float32, limit float32) {
 		softcapAVX2(&x[0], n, limit, 2/limit)
 	}
 	softcapGo(x[n:], limit)
+}
+
+func rotatePairs(x, cos, sin []float32) {
+	n := whole(len(x)) / 2
+	switch {
+	case n == 0:
+	case hasAVX512:
+		rotatePairsAVX512(&x[0], &cos[0], &sin[0], n)
+	default:
+		rotatePairsAVX2(&x[0], &cos[0], &sin[0], n)
+	}
+	rotatePairsGo(x[2*n:], cos[n:], sin[n:])
 }
 
 func rotate(a, b, cos, sin []float32) {

@@ -500,3 +500,11 @@ func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums
 	_, _, _ = src[len(out)*blocks*t.RowSize(256)-1], x.values[256*blocks-1], sums[8*blocks-1]
 	kernel(&out[0], len(out), &src[0], &x.values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
 }
+
+func geluErf(out, x []float32) { geluErfGo(out, x) }
+
+func sum(x []float32) float64 { return sumGo(x) }
+
+func affine(out, x []float32, scale, shift float32) { affineGo(out, x, scale, shift) }
+
+func rotatePairs(x, cos, sin []float32) { rotatePairsGo(x, cos, sin) }

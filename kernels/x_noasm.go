@@ -79,3 +79,11 @@ func negSums([]int32, []byte, int, int) { panic("kernels: no weights want an off
 func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
 	return dotRowGo(t, a, x), dotRowGo(t, b, x)
 }
+
+func geluErf(out, x []float32) { geluErfGo(out, x) }
+
+func sum(x []float32) float64 { return sumGo(x) }
+
+func affine(out, x []float32, scale, shift float32) { affineGo(out, x, scale, shift) }
+
+func rotatePairs(x, cos, sin []float32) { rotatePairsGo(x, cos, sin) }

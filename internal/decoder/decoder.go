@@ -658,8 +658,8 @@ func (d *Decoder) norm(out, x []float32, w *norm) {
 			kernels.RMSNorm(out, x, weight, w.width, d.desc.NormEps)
 		}
 		if weight == nil {
-			for i := range x {
-				out[i] *= w.w[i%row]
+			for i := 0; i < len(out); i += row {
+				kernels.Mul(out[i:i+row], w.w)
 			}
 		}
 	})
@@ -711,7 +711,5 @@ func activateGate(gate, up []float32, f arch.Activation) {
 	default:
 		activate(gate, f)
 	}
-	for i, v := range up {
-		gate[i] *= v
-	}
+	kernels.Mul(gate, up)
 }

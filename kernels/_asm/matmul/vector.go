@@ -1,13 +1,15 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
 
 func vectors() {
-	e := newExponential()
+	e, erf := newExponential(), newErfConstants()
 	for _, w := range []width{avx512, avx2} {
 		sumSquares(w)
 		mulScale(w)
@@ -20,6 +22,10 @@ func vectors() {
 		softcap(w, e)
 		softmaxLanes(w, e)
 		rotate(w)
+		rotatePairs(w)
+		sum(w)
+		affine(w)
+		geluErf(w, e, erf)
 	}
 }
 
@@ -452,5 +458,153 @@ func rotate(w width) {
 		VMOVUPS(v(4), ptr(a, 0))
 		VMOVUPS(v(5), ptr(b, 0))
 	})
+	ret()
+}
+
+// sum writes the sum of floats in double precision.
+func sum(w width) {
+	text("sum"+w.suffix(), "func(x *float32, n int) float64",
+		"sum"+w.suffix()+" returns the sum of float64(x[i]), n being a multiple of the vector length.")
+	x, n := load("x"), load("n")
+	half := int(w) / 2
+	for i := range 2 {
+		zero(w.v(i))
+	}
+	each(w, n, []reg.GPVirtual{x}, func() {
+		for i := range 2 {
+			VCVTPS2PD(ptr(x, i*half), w.v(2+i))
+			VADDPD(w.v(2+i), w.v(i), w.v(i))
+		}
+	})
+	VADDPD(w.v(1), w.v(0), w.v(0))
+	sumPD(w, 0, 1)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
+}
+
+func affine(w width) {
+	text("affine"+w.suffix(), "func(out, x *float32, n int, scale, shift float32)",
+		"affine"+w.suffix()+" computes out[i] = x[i]*scale + shift, n being a multiple of the vector length.")
+	out, x, n := load("out"), load("x"), load("n")
+	scale, shift := XMM(), XMM()
+	Load(Param("scale"), scale)
+	Load(Param("shift"), shift)
+	VBROADCASTSS(scale, w.v(2))
+	VBROADCASTSS(shift, w.v(3))
+	each(w, n, []reg.GPVirtual{out, x}, func() {
+		VMOVUPS(ptr(x, 0), w.v(0))
+		VFMADD213PS(w.v(3), w.v(2), w.v(0))
+		VMOVUPS(w.v(0), ptr(out, 0))
+	})
+	ret()
+}
+
+func bitAnd(w width, a, b, c int) {
+	if w == avx512 {
+		VPANDD(w.v(a), w.v(b), w.v(c))
+	} else {
+		VPAND(w.v(a), w.v(b), w.v(c))
+	}
+}
+
+// erfConstants are those of the rational approximation 26.2.17 of Abramowitz and
+// Stegun, whose error is below 7.5e-8, and what comes with it.
+type erfConstants struct {
+	minusHalf, half, sign, magnitude, p Mem
+	b                                   [5]Mem
+}
+
+func newErfConstants() *erfConstants {
+	c := &erfConstants{
+		minusHalf: f32("minusHalf", -0.5), half: f32("half", 0.5), p: f32("erfP", 0.2316419),
+		sign: ConstData("erfSign", U32(1<<31)), magnitude: ConstData("erfMagnitude", U32(1<<31-1)),
+	}
+	// The density's factor 1/sqrt(2 pi) is in them.
+	for i, v := range []float64{0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429} {
+		c.b[i] = f32([]string{"erfB1", "erfB2", "erfB3", "erfB4", "erfB5"}[i], float32(v/math.Sqrt(2*math.Pi)))
+	}
+	return c
+}
+
+func geluErf(w width, e *exponential, c *erfConstants) {
+	text("geluErf"+w.suffix(), "func(out, x *float32, n int)",
+		"geluErf"+w.suffix()+" computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the",
+		"vector length.")
+	out, x, n := load("out"), load("x"), load("n")
+	v := w.v
+	e.setup(w)
+	each(w, n, []reg.GPVirtual{out, x}, func() {
+		VMOVUPS(ptr(x, 0), v(4))
+		VMULPS(v(4), v(4), v(0))
+		VBROADCASTSS(c.minusHalf, v(5))
+		VMULPS(v(5), v(0), v(0))
+		e.apply(w, 0, 1, 2, 3)
+		// t = 1 / (1 + p|x|)
+		VBROADCASTSS(c.magnitude, v(5))
+		bitAnd(w, 5, 4, 6)
+		VBROADCASTSS(c.p, v(5))
+		one := e.constant(w, 5, 3)
+		VFMADD213PS(one, v(5), v(6))
+		VDIVPS(v(6), one, v(1))
+		// what is beyond |x|: exp(-x^2/2) (b1 t + ... + b5 t^5)
+		VBROADCASTSS(c.b[4], v(2))
+		for i := 3; i >= 0; i-- {
+			VBROADCASTSS(c.b[i], v(5))
+			VFMADD213PS(v(5), v(1), v(2))
+		}
+		VMULPS(v(1), v(2), v(2))
+		VMULPS(v(0), v(2), v(2))
+		// x < 0: that; else 1 minus that
+		VBROADCASTSS(c.sign, v(5))
+		bitAnd(w, 5, 4, 6)
+		VBROADCASTSS(c.half, v(5))
+		if w == avx512 {
+			VPXORD(v(6), v(2), v(2))
+			VPORD(v(5), v(6), v(6))
+		} else {
+			VPXOR(v(6), v(2), v(2))
+			VPOR(v(5), v(6), v(6))
+		}
+		VADDPS(v(5), v(6), v(6))
+		VSUBPS(v(2), v(6), v(6))
+		VMULPS(v(6), v(4), v(4))
+		VMOVUPS(v(4), ptr(out, 0))
+	})
+	ret()
+}
+
+func rotatePairs(w width) {
+	text("rotatePairs"+w.suffix(), "func(x, cos, sin *float32, n int)",
+		"rotatePairs"+w.suffix()+" turns n pairs (x[2*i], x[2*i+1]) by the angles of cos[i] and sin[i], n being a",
+		"multiple of half the vector length.")
+	x, cos, sin, n := load("x"), load("cos"), load("sin"), load("n")
+	v := w.v
+	twice := NewDataAddr(Symbol{Name: "doubled", Static: true}, 0)
+	if w == avx512 {
+		VMOVDQU32(twice, v(5))
+	} else {
+		VMOVDQU(twice, v(5))
+	}
+	TESTQ(n, n)
+	JZ(LabelRef("done"))
+	Label("loop")
+	for i, p := range []reg.GPVirtual{cos, sin} {
+		if w == avx512 {
+			VMOVUPS(ptr(p, 0), ymm[2+i])
+		} else {
+			VMOVUPS(ptr(p, 0), ymm[2+i].AsX())
+		}
+		VPERMPS(v(2+i), v(5), v(2+i))
+		ADDQ(U32(uint32(w)/2), p)
+	}
+	VMOVUPS(ptr(x, 0), v(0))
+	VPERMILPS(U8(0xb1), v(0), v(1))
+	VMULPS(v(3), v(1), v(1))
+	VFMADDSUB213PS(v(1), v(2), v(0))
+	VMOVUPS(v(0), ptr(x, 0))
+	ADDQ(U32(uint32(w)), x)
+	SUBQ(U32(uint32(w)/8), n)
+	JNZ(LabelRef("loop"))
+	Label("done")
 	ret()
 }
