@@ -194,13 +194,15 @@ func (b *builder) experts(n int, kinds ...expert) {
 	}
 }
 
-// windowNotWritten passes over a sliding window that llama.cpp has no key for in
-// this architecture: texts longer than the window then see all of it.
+// windowNotWritten reads a sliding window that llama.cpp has no key for in this
+// architecture: texts longer than the window then see all of it. The forward
+// pass of the checkpoint keeps to the window.
 func (b *builder) windowNotWritten() {
 	c := b.cfg
 	w := c.countOr(0, "sliding_window")
 	c.ignore("max_window_layers", "layer_types")
 	if c.boolean(true, "use_sliding_window") && w > 0 && w < c.countOr(0, contextKeys...) {
+		b.native(func(d *Decoder) { d.Window = w })
 		b.note("sliding_window %d is not written: llama.cpp's %s attends to the whole text", w, b.f.Name)
 	}
 }

@@ -141,6 +141,9 @@ type Yarn struct {
 	Factor             float64
 	BetaFast, BetaSlow float64
 	OriginalContext    int
+	// Unrounded: the bounds of the blend between kept and interpolated
+	// frequencies are not rounded to whole dimensions.
+	Unrounded bool
 }
 
 // magnitude is what YaRN multiplies values by to keep attention as sharp as it

@@ -42,8 +42,8 @@ func loadGPTOSS(b *builder) {
 		}
 	}
 	r := b.rope(150000, "yarn")
-	if r.params != nil {
-		r.params.ignore("truncate")
+	if r.params != nil && !r.params.boolean(true, "truncate") && r.typ == "yarn" {
+		b.native(func(d *Decoder) { d.Rope.Yarn.Unrounded = true }) // GGUF has no key for it
 	}
 	b.commonParams(s, r)
 	b.setUint("attention.sliding_window", c.count("sliding_window"))

@@ -53,8 +53,11 @@ func yarn(y *arch.Yarn, freq float64, i, dim int, base float64) float64 {
 	at := func(turns float64) float64 {
 		return float64(dim) * math.Log(float64(y.OriginalContext)/(turns*2*math.Pi)) / (2 * math.Log(base))
 	}
-	low := math.Max(0, math.Floor(at(y.BetaFast)))
-	high := math.Min(float64(dim-1), math.Ceil(at(y.BetaSlow)))
+	low, high := at(y.BetaFast), at(y.BetaSlow)
+	if !y.Unrounded {
+		low, high = math.Floor(low), math.Ceil(high)
+	}
+	low, high = math.Max(0, low), math.Min(float64(dim-1), high)
 	ramp := (float64(i) - low) / math.Max(0.001, high-low)
 	keep := 1 - math.Min(1, math.Max(0, ramp))
 	return freq/y.Factor*(1-keep) + freq*keep

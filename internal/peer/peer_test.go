@@ -23,14 +23,18 @@ import (
 
 const root = "../.."
 
+// sharedDir is the shared folder; it may not be there.
+func sharedDir() string {
+	if dir := os.Getenv("SMELT_SHARED"); dir != "" {
+		return dir
+	}
+	return filepath.Join(root, "..", "shared")
+}
+
 // shared returns the path of a file in the shared folder, or skips.
 func shared(t *testing.T, name string) string {
 	t.Helper()
-	dir := os.Getenv("SMELT_SHARED")
-	if dir == "" {
-		dir = filepath.Join(root, "..", "shared")
-	}
-	path := filepath.Join(dir, name)
+	path := filepath.Join(sharedDir(), name)
 	if _, err := os.Stat(path); err != nil {
 		t.Skipf("skipped: no %s: set SMELT_SHARED to the folder that has it", name)
 	}
@@ -38,11 +42,7 @@ func shared(t *testing.T, name string) string {
 }
 
 var setup = sync.OnceValue(func() error {
-	dir := os.Getenv("SMELT_SHARED")
-	if dir == "" {
-		dir = filepath.Join(root, "..", "shared")
-	}
-	out, err := exec.Command("python3", filepath.Join(dir, "peer", "llamacpp.py"), "setup").CombinedOutput()
+	out, err := exec.Command("python3", filepath.Join(sharedDir(), "peer", "llamacpp.py"), "setup").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
@@ -91,7 +91,7 @@ var types = []string{
 	"iq4_nl", "iq4_xs", "iq3_s", "iq3_m", "tq1_0", "tq2_0", "q1_0", "q2_0", "mxfp4_moe",
 }
 
-func convert(t *testing.T, model, outtype string) string {
+func toGGUF(t *testing.T, model, outtype string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "model.gguf")
 	smelt(t, "convert", "--in", filepath.Join(root, "testdata/models", model, "hf"), "--out", out, "--outtype", outtype, "--quiet")
@@ -114,7 +114,7 @@ func tensors(t *testing.T, path string) [][]any {
 // TestQuantize lets llama.cpp quantize our F16 and compares every tensor.
 func TestQuantize(t *testing.T) {
 	for _, model := range []string{"tiny", "micro"} {
-		f16 := convert(t, model, "f16")
+		f16 := toGGUF(t, model, "f16")
 		for _, typ := range types {
 			t.Run(model+"/"+typ, func(t *testing.T) {
 				if model == "micro" && typ == "q1_0" {
@@ -145,7 +145,7 @@ func TestTokenize(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, model := range []string{"tiny", "micro"} {
-		gguf := convert(t, model, "f16")
+		gguf := toGGUF(t, model, "f16")
 		want := ids(t, llamacpp(t, text, "tokenize", gguf))
 		file := filepath.Join(t.TempDir(), "text")
 		if err := os.WriteFile(file, text, 0o600); err != nil {
@@ -182,7 +182,7 @@ func TestLogits(t *testing.T) {
 		prompt = append(prompt, strconv.Itoa(300+i*7%150))
 	}
 	for _, model := range []string{"tiny", "micro"} {
-		f16 := convert(t, model, "f16")
+		f16 := toGGUF(t, model, "f16")
 		for _, typ := range types {
 			t.Run(model+"/"+typ, func(t *testing.T) {
 				dir := t.TempDir()
@@ -247,7 +247,7 @@ func TestGolden(t *testing.T) {
 	bin := func(name string) string { return filepath.Join(root, "bin", name) }
 	for _, args := range [][]string{
 		{"convert", bin("convert"), "tiny", "micro"},
-		{"quantize", bin("quantize"), convert(t, "tiny", "f16")},
+		{"quantize", bin("quantize"), toGGUF(t, "tiny", "f16")},
 	} {
 		out, err := exec.Command("python3", append([]string{script}, args...)...).CombinedOutput()
 		t.Logf("%s:\n%s", args[0], out)
