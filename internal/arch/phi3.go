@@ -78,7 +78,12 @@ func loadPhi3(b *builder) {
 	b.setUint("rope.dimension_count", ropeDim)
 	b.setFloat("rope.freq_base", r.theta)
 	b.setFileType()
-	b.setUint("attention.sliding_window", c.countOr(0, "sliding_window")) // 0: Phi-4
+	window := c.countOr(0, "sliding_window")
+	b.setUint("attention.sliding_window", window) // 0: Phi-4
+	if window > 0 && window < s.context {
+		b.native(func(d *Decoder) { d.Window = window })
+		b.note("sliding_window %d: llama.cpp's phi3 attends to the whole text", window)
+	}
 
 	b.embedding("model.embed_tokens.weight", "lm_head.weight", s.vocab, s.embd)
 	for i := range s.layers {
