@@ -32,7 +32,8 @@ divergence, how often both find the same token most probable. Base and model may
 GGUF files or checkpoint directories.`,
 		Example: `  verify --model model.gguf --text wiki.txt
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --max-kld 0.05
-  verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json`,
+  verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json
+  verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --html report.html`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), cmd.Flags().Changed)
@@ -58,6 +59,8 @@ GGUF files or checkpoint directories.`,
 	f.StringArrayVar(&o.gates, "gate", nil, "gate on any figure of the JSON output: NAME=BOUND (may be repeated)")
 	f.BoolVar(&o.json, "json", false, "print one JSON object (docs/verify.md describes it)")
 	f.StringVar(&o.markdown, "markdown", "", "write the table to this file as Markdown")
+	f.StringVar(&o.html, "html", "", "write figures and charts to this file, as a page that needs nothing else")
+	f.BoolVar(&o.tensors, "tensors", false, "with --base: measure the error of every tensor, too; --html does unless this is false. It takes one more read of all weights, less than a chunk of the text")
 	f.StringVar(&o.junit, "junit", "", "write the gates to this file as JUnit XML")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress")
 	cmd.AddCommand(newVerifyFile(), newVerifyTensors())
@@ -72,7 +75,8 @@ type verifyOptions struct {
 	maxPPLRatio, maxKLD, minSameTop float64
 	gatesFile                       string
 	json, quiet, untilDecided       bool
-	markdown, junit                 string
+	markdown, junit, html           string
+	tensors                         bool
 }
 
 func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, changed func(flag string) bool) error {
@@ -166,6 +170,12 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		return runErr
 	}
 	r.Gates = eval.Check(r.Result, perModel)
+	if o.base != "" && runErr == nil && (o.tensors || o.html != "" && !changed("tensors")) {
+		if r.Tensors, err = compareWeights(ctx, o.base, o.models, stderr, o.quiet); err != nil && ctx.Err() == nil {
+			return err
+		}
+		runErr = ctx.Err() // interrupted: the figures are known
+	}
 	if err := o.write(r, stdout); err != nil {
 		return err
 	}
@@ -183,7 +193,7 @@ func (o *verifyOptions) write(r *report.Report, stdout io.Writer) error {
 	for _, f := range []struct {
 		path  string
 		write func(io.Writer) error
-	}{{o.markdown, r.Markdown}, {o.junit, r.JUnit}} {
+	}{{o.markdown, r.Markdown}, {o.junit, r.JUnit}, {o.html, r.HTML}} {
 		if f.path == "" {
 			continue
 		}

@@ -33,16 +33,7 @@ are named and ordered as convert does. Memory stays bounded, whatever the model'
 				defer t.Close()
 				m[i] = t
 			}
-			var bar *progress
-			res, err := compare.Tensors(cmd.Context(), m[0].List, m[1].List, func(done, total int64) {
-				if bar == nil {
-					bar = newProgress(cmd.ErrOrStderr(), "compare", "weights", total, quiet)
-				}
-				bar.set(done, "")
-			})
-			if bar != nil {
-				bar.finish()
-			}
+			res, err := compareTensors(cmd.Context(), m[0], m[1], cmd.ErrOrStderr(), quiet)
 			if err != nil {
 				return err
 			}

@@ -7,7 +7,7 @@ import (
 
 // maxSegments bounds how many stretches of the text have a perplexity of
 // their own.
-const maxSegments = 256
+const maxSegments = 64
 
 // segments keeps the perplexity over the position in the text: neighbouring
 // chunks are put together once there are too many.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/smeltgguf/smelt/internal/compare"
 	"github.com/smeltgguf/smelt/internal/eval"
 )
 
@@ -24,6 +25,40 @@ type Report struct {
 	Files   []File         `json:"files"`
 	Gates   []eval.Outcome `json:"gates"`
 	*eval.Result
+	// Tensors has the error of the models' tensors, where it was measured.
+	Tensors []ModelTensors `json:"tensors,omitempty"`
+}
+
+// ModelTensors is how far a model's tensors are from the base's.
+type ModelTensors struct {
+	Path    string        `json:"path"`
+	Tensors []TensorError `json:"tensors"`
+}
+
+// TensorError is how far a tensor is from the base's. Problem, if not empty,
+// says why that is not known.
+type TensorError struct {
+	Name     string  `json:"name"`
+	Type     string  `json:"type"`     // the model's
+	Relative float64 `json:"rel_rmse"` // RMSE over the base's root mean square; -1: the base's is all zero
+	Problem  string  `json:"problem,omitempty"`
+}
+
+// TensorErrors returns what the page and the JSON say of a comparison of
+// tensors.
+func TensorErrors(path string, r *compare.Result) ModelTensors {
+	m := ModelTensors{Path: path, Tensors: []TensorError{}}
+	for i := range r.Tensors {
+		t := &r.Tensors[i]
+		m.Tensors = append(m.Tensors, TensorError{t.Name, t.TypeB, t.Relative, t.Problem})
+	}
+	for _, name := range r.OnlyA {
+		m.Tensors = append(m.Tensors, TensorError{Name: name, Problem: "missing"})
+	}
+	for _, name := range r.OnlyB {
+		m.Tensors = append(m.Tensors, TensorError{Name: name, Problem: "not in the base"})
+	}
+	return m
 }
 
 // File describes one of the models compared.
