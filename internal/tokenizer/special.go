@@ -5,6 +5,8 @@ import (
 	"container/heap"
 	"iter"
 	"slices"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Special tokens are found in text before anything else is done with it. The
@@ -24,6 +26,7 @@ type specials struct {
 	dict  *dict
 	// Tokens that take the whitespace before and after them.
 	before, after map[int32]bool
+	words         map[int32]bool // tokens that must be words of their own
 }
 
 // newSpecials collects the tokens that have an attribute of with and none of
@@ -44,6 +47,10 @@ func newSpecials(t *Tokenizer, with, without attr) *specials {
 	}
 	for _, id := range t.v.RStrip {
 		s.after[id] = true
+	}
+	s.words = make(map[int32]bool)
+	for _, id := range t.v.SingleWord {
+		s.words[id] = true
 	}
 	if t.v.StripAfterSpecial {
 		for _, id := range ids {
@@ -101,12 +108,28 @@ func (s *specials) fragments(text string) iter.Seq[fragment] {
 
 func isSpaceASCII(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
+// fits reports whether the token may stand at text[start:end]: one that must be a
+// word of its own does not continue another, nor is it continued.
+func (s *specials) fits(id int32, text string, start, end int) bool {
+	if !s.words[id] {
+		return true
+	}
+	before, _ := utf8.DecodeLastRuneInString(text[:start])
+	after, _ := utf8.DecodeRuneInString(text[end:])
+	return !isWord(before) && !isWord(after)
+}
+
+// isWord is \w of Unicode's technical standard 18, annex C.
+func isWord(r rune) bool {
+	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
+}
+
 // find returns the special tokens of text in order.
 func (s *specials) find(text string) []fragment {
 	var queue fragmentHeap
 	for i := range len(text) {
 		if s.first[text[i]] {
-			if id, n := s.longest(text[i:], len(text)); id != None {
+			if id, n := s.longest(text[i:], len(text)); id != None && s.fits(id, text, i, i+n) {
 				queue = append(queue, fragment{id, i, i + n})
 			}
 		}
@@ -143,7 +166,7 @@ func (s *specials) find(text string) []fragment {
 		}
 		// Something better has part of it; a shorter token may still fit.
 		id, n := s.longest(text[f.start:], free-f.start)
-		if id == None {
+		if id == None || !s.fits(id, text, f.start, f.start+n) {
 			heap.Pop(&queue)
 			continue
 		}

@@ -76,6 +76,9 @@ type Vocab struct {
 	StripAfterSpecial bool
 	// Ids of the special tokens that take the whitespace before and after them.
 	LStrip, RStrip []int32
+	// Ids of the special tokens that count only where no letter, digit or the like
+	// stands right before or after them.
+	SingleWord []int32
 }
 
 // NewVocab returns a vocabulary without tokens that has the special ids and flags

@@ -427,6 +427,9 @@ func (t *Tokenizer) Vocab(pre string) (*tokenizer.Vocab, error) {
 		if a.RStrip {
 			v.RStrip = append(v.RStrip, int32(a.ID))
 		}
+		if a.SingleWord {
+			v.SingleWord = append(v.SingleWord, int32(a.ID))
+		}
 	}
 	switch model {
 	case "gpt2":

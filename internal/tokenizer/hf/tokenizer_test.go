@@ -217,3 +217,42 @@ func FuzzParse(f *testing.F) {
 		tok.Decode(tok.Encode("Hello \u2581 w\xffrld 123\n<s>", tokenizer.Options{AddSpecial: true, ParseSpecial: true}), true)
 	})
 }
+
+// TestSingleWord: tokens with single_word count only as words of their own. The
+// ids are those of Hugging Face's tokenizers library.
+func TestSingleWord(t *testing.T) {
+	vocab := map[string]int{}
+	for b := range 256 {
+		vocab[tokenizer.ByteText(string([]byte{byte(b)}))] = b
+	}
+	text, err := json.Marshal(vocab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := Parse([]byte(`{"model":{"type":"BPE","vocab":`+string(text)+`,"merges":[]},
+		"added_tokens":[{"id":256,"content":"ab","single_word":true,"special":true},{"id":257,"content":"<x>","single_word":true,"lstrip":true,"special":true}],
+		"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false}}`), "tokenizer.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := newTokenizer(t, h)
+	for _, tt := range []struct {
+		text string
+		want []int32 // ids above 255
+	}{
+		{"ab", []int32{256}}, {"ab ab", []int32{256, 256}}, {"abab", nil}, {"cab", nil}, {"abc", nil}, {"ab.", []int32{256}}, {"(ab)", []int32{256}},
+		{"éab", nil}, {"abé", nil}, {"ab_", nil}, {"1ab", nil}, {"ab\u0301", nil}, {"\u200dab", nil}, {"²ab", []int32{256}}, {"Ⅷab", nil},
+		{"a ab b", []int32{256}}, {"x <x>", []int32{257}}, {"x<x>", nil}, {"<x>x", nil}, {" <x> ab", []int32{257, 256}}, {"ab<x>ab", []int32{256, 256}},
+		{"一ab", nil}, {"ab\u203f", nil}, {"🄰ab", nil}, {"٣ab", nil}, {"½ab", []int32{256}},
+	} {
+		var got []int32
+		for _, id := range tok.Encode(tt.text, tokenizer.Options{ParseSpecial: true}) {
+			if id > 255 {
+				got = append(got, id)
+			}
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%q: %v, want %v", tt.text, got, tt.want)
+		}
+	}
+}
