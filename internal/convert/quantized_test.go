@@ -77,6 +77,26 @@ func floatsOf(t *testing.T, x checkpoint.Tensor) stored {
 	return stored{"F32", x.Shape, out}
 }
 
+func gptq(bits int) map[string]any {
+	return map[string]any{"quant_method": "gptq", "bits": bits, "group_size": 32, "desc_act": false}
+}
+
+func gptqTensors(bits int) func(stem string, out, in int, put func(name, dtype string, size int, shape ...int)) {
+	return func(stem string, out, in int, put func(string, string, int, ...int)) {
+		put(stem+".qweight", "I32", 4, in*bits/32, out)
+		put(stem+".qzeros", "I32", 4, in/32, out*bits/32)
+		put(stem+".scales", "F16", 2, in/32, out)
+	}
+}
+
+func compressed(format string, bits int, typ, strategy string) map[string]any {
+	weights := map[string]any{"num_bits": bits, "type": typ, "strategy": strategy, "group_size": 32, "symmetric": true}
+	return map[string]any{
+		"quant_method": "compressed-tensors", "format": format, "ignore": []string{"lm_head"},
+		"config_groups": map[string]any{"group_0": map[string]any{"targets": []string{"Linear"}, "weights": weights}},
+	}
+}
+
 // TestQuantizedInputs: a checkpoint with quantized projections becomes the same
 // GGUF as one that holds the floats they mean; tensors that were put together
 // come last.
@@ -101,11 +121,35 @@ func TestQuantizedInputs(t *testing.T) {
 				put(stem+".weight_scale_inv", "F16", 2, (out+31)/32, (in+31)/32)
 				put(stem+".input_scale", "F16", 2, 1)
 			}},
-		{"gptq", map[string]any{"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": false}, true,
+		{"fp8, a scale per tensor", map[string]any{"quant_method": "fp8", "activation_scheme": "static"}, false,
 			func(stem string, out, in int, put func(string, string, int, ...int)) {
-				put(stem+".qweight", "I32", 4, in/8, out)
-				put(stem+".qzeros", "I32", 4, in/32, out/8)
-				put(stem+".scales", "F16", 2, in/32, out)
+				put(stem+".weight", "F8_E4M3", 1, out, in)
+				put(stem+".weight_scale", "F16", 2, 1)
+				put(stem+".input_scale", "F16", 2, 1)
+			}},
+		{"modelopt", map[string]any{"quant_method": "modelopt", "quant_algo": "FP8"}, false,
+			func(stem string, out, in int, put func(string, string, int, ...int)) {
+				put(stem+".weight", "F8_E4M3", 1, out, in)
+				put(stem+".weight_scale", "F16", 2)
+			}},
+		{"gptq 2", gptq(2), true, gptqTensors(2)},
+		{"gptq 4", gptq(4), true, gptqTensors(4)},
+		{"gptq 8", gptq(8), true, gptqTensors(8)},
+		{"compressed, packed", compressed("pack-quantized", 4, "int", "group"), true,
+			func(stem string, out, in int, put func(string, string, int, ...int)) {
+				put(stem+".weight_packed", "I32", 4, out, in/8)
+				put(stem+".weight_scale", "F16", 2, out, in/32)
+				put(stem+".weight_shape", "I64", 8, 2)
+			}},
+		{"compressed, FP8", compressed("float-quantized", 8, "float", "channel"), false,
+			func(stem string, out, in int, put func(string, string, int, ...int)) {
+				put(stem+".weight", "F8_E4M3", 1, out, in)
+				put(stem+".weight_scale", "F16", 2, out, 1)
+			}},
+		{"compressed, int8", compressed("int-quantized", 8, "int", "channel"), false,
+			func(stem string, out, in int, put func(string, string, int, ...int)) {
+				put(stem+".weight", "I8", 1, out, in)
+				put(stem+".weight_scale", "F16", 2, out, 1)
 			}},
 		{"awq", map[string]any{"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}, true,
 			func(stem string, out, in int, put func(string, string, int, ...int)) {
@@ -133,7 +177,11 @@ func TestQuantizedInputs(t *testing.T) {
 					for _, d := range shape {
 						n *= d
 					}
-					packed[name] = stored{dtype, shape, random(n)}
+					data := random(n)
+					if strings.HasSuffix(name, ".weight_shape") {
+						data = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(x.Shape[0])), uint64(x.Shape[1]))
+					}
+					packed[name] = stored{dtype, append([]int{}, shape...), data}
 				})
 			}
 			if err := ck.Close(); err != nil {
@@ -169,19 +217,12 @@ func TestQuantizedInputs(t *testing.T) {
 			}
 			defer want.Close()
 
-			read := func(f *gguf.File, x *gguf.Tensor) []byte {
-				b := make([]byte, x.Size())
-				if err := f.Rows(x).ReadRows(b, 0, x.Rows()); err != nil {
-					t.Fatal(err)
-				}
-				return b
-			}
 			if len(got.Tensors) != len(want.Tensors) {
 				t.Fatalf("%d tensors, want %d", len(got.Tensors), len(want.Tensors))
 			}
 			for i, x := range got.Tensors {
 				j := slices.IndexFunc(want.Tensors, func(y *gguf.Tensor) bool { return y.Name == x.Name })
-				if j < 0 || !slices.Equal(read(got, x), read(want, want.Tensors[j])) {
+				if j < 0 || !slices.Equal(bytesOf(t, got, x), bytesOf(t, want, want.Tensors[j])) {
 					t.Errorf("tensor %s differs", x.Name)
 				}
 				matrix := strings.HasPrefix(x.Name, "blk.") && !strings.Contains(x.Name, "norm")
