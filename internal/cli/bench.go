@@ -25,7 +25,8 @@ second, the arithmetic and the memory traffic that this takes, and their share o
 what this machine can do, which it measures too: multiply-adds from registers
 alone, and reading memory.`,
 		Example: `  smelt bench -m model.gguf
-  smelt bench -m model.gguf -p 512 -n 32 -r 5 --compute int8 --json`,
+  smelt bench -m model.gguf -p 512 -n 32 -r 5 --compute int8 --json
+  smelt bench -m model.gguf -p 512,2048,8192 --batch 32,512 --threads 1`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.OutOrStdout())
@@ -33,7 +34,8 @@ alone, and reading memory.`,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.model, "model", "m", "", "model: GGUF file or checkpoint directory")
-	f.IntVarP(&o.prompt, "prompt", "p", 512, "tokens of the prompt; 0: no prompt")
+	f.IntSliceVarP(&o.prompt, "prompt", "p", []int{512}, "tokens of the prompt, or several lengths; 0: no prompt")
+	f.IntSliceVar(&o.batch, "batch", nil, "tokens of the prompt that are run at a time, or several numbers (default: all)")
 	f.IntVarP(&o.generate, "generate", "n", 32, "tokens to generate; 0: none")
 	f.IntVarP(&o.runs, "runs", "r", 3, "runs; medians are printed")
 	f.StringSliceVar(&o.compute, "compute", []string{"exact", "int8"}, "arithmetic: exact, int8 or both")
@@ -44,11 +46,12 @@ alone, and reading memory.`,
 }
 
 type benchOptions struct {
-	model                           string
-	prompt, generate, runs, threads int
-	compute                         []string
-	cache                           string
-	json                            bool
+	model                   string
+	prompt, batch           []int
+	generate, runs, threads int
+	compute                 []string
+	cache                   string
+	json                    bool
 }
 
 // benchResult is the form of --json. Rates are of all threads together; a share
@@ -69,6 +72,7 @@ type benchRun struct {
 	Compute string  `json:"compute"`
 	What    string  `json:"what"` // "prompt 512", "generate 32"
 	Tokens  int     `json:"tokens"`
+	Batch   int     `json:"batch"`        // tokens at a time
 	Rate    float64 `json:"tokens_per_s"` // median
 	Ops     float64 `json:"ops_per_s"`    // multiply-adds of the matrix products, two operations each
 	Read    float64 `json:"read_bytes_per_s"`
@@ -81,8 +85,15 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) error {
 	if o.model == "" {
 		return usagef("--model is needed")
 	}
-	if o.runs < 1 || o.prompt < 0 || o.generate < 0 || o.prompt+o.generate == 0 {
+	if len(o.prompt) == 0 {
+		o.prompt = []int{0}
+	}
+	longest := slices.Max(o.prompt)
+	if o.runs < 1 || slices.Min(o.prompt) < 0 || o.generate < 0 || longest+o.generate == 0 {
 		return usagef("-r must be at least 1, -p and -n not negative and not both 0")
+	}
+	if len(o.batch) > 0 && slices.Min(o.batch) < 1 {
+		return usagef("--batch must be at least 1")
 	}
 	half, err := parseCache(o.cache)
 	if err != nil {
@@ -102,24 +113,17 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		d := decoder.New(m.Weights, decoder.Options{Context: max(o.prompt, o.generate, 1), Compute: c, HalfCache: half, Pool: pool})
+		d := decoder.New(m.Weights, decoder.Options{Context: max(longest, o.generate), Compute: c, HalfCache: half, Pool: pool})
 		peak := r.PeakFMA
 		if c == kernels.Int8 {
 			peak = r.PeakInt8
 		}
-		for _, what := range []struct {
-			name   string
-			tokens int
-			batch  int
-		}{{"prompt", o.prompt, o.prompt}, {"generate", o.generate, 1}} {
-			if what.tokens == 0 {
-				continue
-			}
+		for _, what := range o.cases() {
 			rate, err := o.time(ctx, d, what.tokens, what.batch)
 			if err != nil {
 				return err
 			}
-			run := benchRun{Compute: c.String(), What: fmt.Sprintf("%s %d", what.name, what.tokens), Tokens: what.tokens, Rate: rate}
+			run := benchRun{Compute: c.String(), What: what.String(), Tokens: what.tokens, Batch: what.batch, Rate: rate}
 			macs, bytes := m.Weights.Cost()
 			run.Ops = 2 * float64(macs) * rate
 			run.Read = float64(bytes) * rate / float64(what.batch)
@@ -138,6 +142,38 @@ func (o *benchOptions) run(ctx context.Context, stdout io.Writer) error {
 	return r.print(stdout)
 }
 
+// benchCase is one thing to measure.
+type benchCase struct {
+	name          string
+	tokens, batch int
+}
+
+func (c benchCase) String() string {
+	s := fmt.Sprintf("%s %d", c.name, c.tokens)
+	if c.batch > 1 && c.batch < c.tokens {
+		s += fmt.Sprintf(" by %d", c.batch)
+	}
+	return s
+}
+
+func (o *benchOptions) cases() (cases []benchCase) {
+	for _, n := range o.prompt {
+		if n == 0 {
+			continue
+		}
+		if len(o.batch) == 0 {
+			cases = append(cases, benchCase{"prompt", n, n})
+		}
+		for _, b := range o.batch {
+			cases = append(cases, benchCase{"prompt", n, min(b, n)})
+		}
+	}
+	if o.generate > 0 {
+		cases = append(cases, benchCase{"generate", o.generate, 1})
+	}
+	return cases
+}
+
 // time runs tokens in batches, once uncounted, and returns the median rate.
 func (o *benchOptions) time(ctx context.Context, d *decoder.Decoder, tokens, batch int) (float64, error) {
 	var rates []float64
@@ -150,7 +186,7 @@ func (o *benchOptions) time(ctx context.Context, d *decoder.Decoder, tokens, bat
 		d.Reset()
 		start := time.Now()
 		for i := 0; i < tokens; i += batch {
-			if err := d.Append(ctx, ids[i:i+batch]); err != nil {
+			if err := d.Append(ctx, ids[i:min(i+batch, tokens)]); err != nil {
 				return 0, err
 			}
 			if err := d.Logits(logits, d.Pos(0)-1, 1); err != nil {
