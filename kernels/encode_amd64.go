@@ -42,6 +42,9 @@ func encodeSIMD(t quant.Type, dst []byte, row, importance []float32) bool {
 	case quant.Q1_0:
 		encodeQ1(dst, row)
 		return true
+	case quant.MXFP4, quant.NVFP4:
+		encodeFP4(t, dst, row)
+		return true
 	case quant.Q2_0, quant.TQ1_0, quant.TQ2_0:
 		encodeTernary(t, dst, row)
 		return true
@@ -89,6 +92,24 @@ func encodeTernary(t quant.Type, dst []byte, row []float32) {
 		}
 		roundLevelsAVX2(&levels[0], &row[0], 1/d, n)
 		quant.PutTernary(t, dst[:size], levels[:n], d)
+	}
+}
+
+// encodeFP4 is quant.Encode for MXFP4 and NVFP4. The assembly stops at blocks
+// that need care.
+func encodeFP4(t quant.Type, dst []byte, row []float32) {
+	n, size := t.BlockLen(), t.BlockSize()
+	kernel := encodeMXFP4AVX2
+	if t == quant.NVFP4 {
+		kernel = encodeNVFP4AVX2
+	}
+	for len(row) > 0 {
+		done := kernel(&dst[0], &row[0], len(row)/n)
+		row, dst = row[n*done:], dst[size*done:]
+		if len(row) > 0 {
+			quant.Encode(t, dst[:size], row[:n], nil)
+			row, dst = row[n:], dst[size:]
+		}
 	}
 }
 

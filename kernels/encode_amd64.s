@@ -1337,6 +1337,998 @@ sum4:
 	VZEROUPPER
 	RET
 
+DATA absMaskE<>+0(SB)/4, $0x7fffffff
+DATA absMaskE<>+4(SB)/4, $0x7fffffff
+DATA absMaskE<>+8(SB)/4, $0x7fffffff
+DATA absMaskE<>+12(SB)/4, $0x7fffffff
+DATA absMaskE<>+16(SB)/4, $0x7fffffff
+DATA absMaskE<>+20(SB)/4, $0x7fffffff
+DATA absMaskE<>+24(SB)/4, $0x7fffffff
+DATA absMaskE<>+28(SB)/4, $0x7fffffff
+DATA absMaskE<>+32(SB)/4, $0x7fffffff
+DATA absMaskE<>+36(SB)/4, $0x7fffffff
+DATA absMaskE<>+40(SB)/4, $0x7fffffff
+DATA absMaskE<>+44(SB)/4, $0x7fffffff
+DATA absMaskE<>+48(SB)/4, $0x7fffffff
+DATA absMaskE<>+52(SB)/4, $0x7fffffff
+DATA absMaskE<>+56(SB)/4, $0x7fffffff
+DATA absMaskE<>+60(SB)/4, $0x7fffffff
+GLOBL absMaskE<>(SB), RODATA|NOPTR, $64
+
+DATA signMaskE<>+0(SB)/4, $0x80000000
+DATA signMaskE<>+4(SB)/4, $0x80000000
+DATA signMaskE<>+8(SB)/4, $0x80000000
+DATA signMaskE<>+12(SB)/4, $0x80000000
+DATA signMaskE<>+16(SB)/4, $0x80000000
+DATA signMaskE<>+20(SB)/4, $0x80000000
+DATA signMaskE<>+24(SB)/4, $0x80000000
+DATA signMaskE<>+28(SB)/4, $0x80000000
+DATA signMaskE<>+32(SB)/4, $0x80000000
+DATA signMaskE<>+36(SB)/4, $0x80000000
+DATA signMaskE<>+40(SB)/4, $0x80000000
+DATA signMaskE<>+44(SB)/4, $0x80000000
+DATA signMaskE<>+48(SB)/4, $0x80000000
+DATA signMaskE<>+52(SB)/4, $0x80000000
+DATA signMaskE<>+56(SB)/4, $0x80000000
+DATA signMaskE<>+60(SB)/4, $0x80000000
+GLOBL signMaskE<>(SB), RODATA|NOPTR, $64
+
+DATA signBitsE<>+0(SB)/4, $0x08080808
+DATA signBitsE<>+4(SB)/4, $0x08080808
+DATA signBitsE<>+8(SB)/4, $0x08080808
+DATA signBitsE<>+12(SB)/4, $0x08080808
+DATA signBitsE<>+16(SB)/4, $0x08080808
+DATA signBitsE<>+20(SB)/4, $0x08080808
+DATA signBitsE<>+24(SB)/4, $0x08080808
+DATA signBitsE<>+28(SB)/4, $0x08080808
+DATA signBitsE<>+32(SB)/4, $0x08080808
+DATA signBitsE<>+36(SB)/4, $0x08080808
+DATA signBitsE<>+40(SB)/4, $0x08080808
+DATA signBitsE<>+44(SB)/4, $0x08080808
+DATA signBitsE<>+48(SB)/4, $0x08080808
+DATA signBitsE<>+52(SB)/4, $0x08080808
+DATA signBitsE<>+56(SB)/4, $0x08080808
+DATA signBitsE<>+60(SB)/4, $0x08080808
+GLOBL signBitsE<>(SB), RODATA|NOPTR, $64
+
+// func encodeMXFP4AVX2(dst *byte, x *float32, blocks int) (done int)
+// Requires: AVX, AVX2
+TEXT ·encodeMXFP4AVX2(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	VMOVUPS packOrder<>+0(SB), Y0
+	MOVQ    DX, BX
+	VMOVUPS e1<>+0(SB), Y1
+	VMOVUPS e3<>+0(SB), Y2
+	VMOVUPS e5<>+0(SB), Y3
+	VMOVUPS e7<>+0(SB), Y4
+	VMOVUPS e10<>+0(SB), Y5
+	VMOVUPS e14<>+0(SB), Y6
+	VMOVUPS e20<>+0(SB), Y7
+
+mxfp45:
+	TESTQ        BX, BX
+	JZ           mxfp4Done6
+	VMOVUPS      (CX), Y8
+	VANDPS       absMaskE<>+0(SB), Y8, Y8
+	VMOVUPS      32(CX), Y9
+	VANDPS       absMaskE<>+0(SB), Y9, Y9
+	VMOVUPS      64(CX), Y10
+	VANDPS       absMaskE<>+0(SB), Y10, Y10
+	VMOVUPS      96(CX), Y11
+	VANDPS       absMaskE<>+0(SB), Y11, Y11
+	VPMAXSD      Y9, Y8, Y12
+	VPMAXSD      Y11, Y10, Y13
+	VPMAXSD      Y13, Y12, Y12
+	VEXTRACTF128 $0x01, Y12, X13
+	VPMAXSD      X13, X12, X12
+	VPERMILPS    $0x4e, X12, X13
+	VPMAXSD      X13, X12, X12
+	VPERMILPS    $0xb1, X12, X13
+	VPMAXSD      X13, X12, X12
+	VMOVD        X12, SI
+	MOVL         SI, DI
+	ANDL         $0x007fffff, DI
+	CMPL         DI, $0x007f0000
+	JAE          mxfp4Done6
+	SHRL         $0x17, SI
+	CMPL         SI, $0xff
+	JE           mxfp4Done6
+	SUBL         $0x02, SI
+	CMPL         SI, $0x06
+	JLT          mxfp4Done6
+	MOVB         SI, (AX)
+	MOVL         $0x00000100, DI
+	SUBL         SI, DI
+	SHLL         $0x17, DI
+	VMOVD        DI, X12
+	VPBROADCASTD X12, Y12
+	VMULPS       Y12, Y8, Y8
+	VROUNDPS     $0x02, Y8, Y8
+	VMOVUPS      (CX), Y13
+	VANDPS       signMaskE<>+0(SB), Y13, Y13
+	VORPS        Y13, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VROUNDPS     $0x02, Y9, Y9
+	VMOVUPS      32(CX), Y13
+	VANDPS       signMaskE<>+0(SB), Y13, Y13
+	VORPS        Y13, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VROUNDPS     $0x02, Y10, Y10
+	VMOVUPS      64(CX), Y13
+	VANDPS       signMaskE<>+0(SB), Y13, Y13
+	VORPS        Y13, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMULPS       Y12, Y11, Y11
+	VROUNDPS     $0x02, Y11, Y11
+	VMOVUPS      96(CX), Y12
+	VANDPS       signMaskE<>+0(SB), Y12, Y12
+	VORPS        Y12, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y9, Y8, Y8
+	VPACKSSDW    Y11, Y10, Y10
+	VPACKSSWB    Y10, Y8, Y8
+	VPERMD       Y8, Y0, Y8
+	VPXOR        Y9, Y9, Y9
+	VPCMPGTB     Y8, Y9, Y11
+	VPABSB       Y8, Y8
+	VPCMPGTB     Y1, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPAND        Y10, Y11, Y11
+	VPCMPGTB     Y2, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPCMPGTB     Y3, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPCMPGTB     Y4, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPCMPGTB     Y5, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPCMPGTB     Y6, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPCMPGTB     Y7, Y8, Y10
+	VPSUBB       Y10, Y9, Y9
+	VPSLLW       $0x03, Y11, Y11
+	VPAND        signBitsE<>+0(SB), Y11, Y11
+	VPOR         Y11, Y9, Y9
+	VEXTRACTI128 $0x01, Y9, X8
+	VPSLLW       $0x04, X8, X8
+	VPOR         X8, X9, X8
+	VMOVDQU      X8, 1(AX)
+	ADDQ         $0x80, CX
+	ADDQ         $0x11, AX
+	DECQ         BX
+	JMP          mxfp45
+
+mxfp4Done6:
+	SUBQ BX, DX
+	MOVQ DX, done+24(FP)
+	VZEROUPPER
+	RET
+
+DATA e1<>+0(SB)/4, $0x01010101
+DATA e1<>+4(SB)/4, $0x01010101
+DATA e1<>+8(SB)/4, $0x01010101
+DATA e1<>+12(SB)/4, $0x01010101
+DATA e1<>+16(SB)/4, $0x01010101
+DATA e1<>+20(SB)/4, $0x01010101
+DATA e1<>+24(SB)/4, $0x01010101
+DATA e1<>+28(SB)/4, $0x01010101
+DATA e1<>+32(SB)/4, $0x01010101
+DATA e1<>+36(SB)/4, $0x01010101
+DATA e1<>+40(SB)/4, $0x01010101
+DATA e1<>+44(SB)/4, $0x01010101
+DATA e1<>+48(SB)/4, $0x01010101
+DATA e1<>+52(SB)/4, $0x01010101
+DATA e1<>+56(SB)/4, $0x01010101
+DATA e1<>+60(SB)/4, $0x01010101
+GLOBL e1<>(SB), RODATA|NOPTR, $64
+
+DATA e3<>+0(SB)/4, $0x03030303
+DATA e3<>+4(SB)/4, $0x03030303
+DATA e3<>+8(SB)/4, $0x03030303
+DATA e3<>+12(SB)/4, $0x03030303
+DATA e3<>+16(SB)/4, $0x03030303
+DATA e3<>+20(SB)/4, $0x03030303
+DATA e3<>+24(SB)/4, $0x03030303
+DATA e3<>+28(SB)/4, $0x03030303
+DATA e3<>+32(SB)/4, $0x03030303
+DATA e3<>+36(SB)/4, $0x03030303
+DATA e3<>+40(SB)/4, $0x03030303
+DATA e3<>+44(SB)/4, $0x03030303
+DATA e3<>+48(SB)/4, $0x03030303
+DATA e3<>+52(SB)/4, $0x03030303
+DATA e3<>+56(SB)/4, $0x03030303
+DATA e3<>+60(SB)/4, $0x03030303
+GLOBL e3<>(SB), RODATA|NOPTR, $64
+
+DATA e5<>+0(SB)/4, $0x05050505
+DATA e5<>+4(SB)/4, $0x05050505
+DATA e5<>+8(SB)/4, $0x05050505
+DATA e5<>+12(SB)/4, $0x05050505
+DATA e5<>+16(SB)/4, $0x05050505
+DATA e5<>+20(SB)/4, $0x05050505
+DATA e5<>+24(SB)/4, $0x05050505
+DATA e5<>+28(SB)/4, $0x05050505
+DATA e5<>+32(SB)/4, $0x05050505
+DATA e5<>+36(SB)/4, $0x05050505
+DATA e5<>+40(SB)/4, $0x05050505
+DATA e5<>+44(SB)/4, $0x05050505
+DATA e5<>+48(SB)/4, $0x05050505
+DATA e5<>+52(SB)/4, $0x05050505
+DATA e5<>+56(SB)/4, $0x05050505
+DATA e5<>+60(SB)/4, $0x05050505
+GLOBL e5<>(SB), RODATA|NOPTR, $64
+
+DATA e7<>+0(SB)/4, $0x07070707
+DATA e7<>+4(SB)/4, $0x07070707
+DATA e7<>+8(SB)/4, $0x07070707
+DATA e7<>+12(SB)/4, $0x07070707
+DATA e7<>+16(SB)/4, $0x07070707
+DATA e7<>+20(SB)/4, $0x07070707
+DATA e7<>+24(SB)/4, $0x07070707
+DATA e7<>+28(SB)/4, $0x07070707
+DATA e7<>+32(SB)/4, $0x07070707
+DATA e7<>+36(SB)/4, $0x07070707
+DATA e7<>+40(SB)/4, $0x07070707
+DATA e7<>+44(SB)/4, $0x07070707
+DATA e7<>+48(SB)/4, $0x07070707
+DATA e7<>+52(SB)/4, $0x07070707
+DATA e7<>+56(SB)/4, $0x07070707
+DATA e7<>+60(SB)/4, $0x07070707
+GLOBL e7<>(SB), RODATA|NOPTR, $64
+
+DATA e10<>+0(SB)/4, $0x0a0a0a0a
+DATA e10<>+4(SB)/4, $0x0a0a0a0a
+DATA e10<>+8(SB)/4, $0x0a0a0a0a
+DATA e10<>+12(SB)/4, $0x0a0a0a0a
+DATA e10<>+16(SB)/4, $0x0a0a0a0a
+DATA e10<>+20(SB)/4, $0x0a0a0a0a
+DATA e10<>+24(SB)/4, $0x0a0a0a0a
+DATA e10<>+28(SB)/4, $0x0a0a0a0a
+DATA e10<>+32(SB)/4, $0x0a0a0a0a
+DATA e10<>+36(SB)/4, $0x0a0a0a0a
+DATA e10<>+40(SB)/4, $0x0a0a0a0a
+DATA e10<>+44(SB)/4, $0x0a0a0a0a
+DATA e10<>+48(SB)/4, $0x0a0a0a0a
+DATA e10<>+52(SB)/4, $0x0a0a0a0a
+DATA e10<>+56(SB)/4, $0x0a0a0a0a
+DATA e10<>+60(SB)/4, $0x0a0a0a0a
+GLOBL e10<>(SB), RODATA|NOPTR, $64
+
+DATA e14<>+0(SB)/4, $0x0e0e0e0e
+DATA e14<>+4(SB)/4, $0x0e0e0e0e
+DATA e14<>+8(SB)/4, $0x0e0e0e0e
+DATA e14<>+12(SB)/4, $0x0e0e0e0e
+DATA e14<>+16(SB)/4, $0x0e0e0e0e
+DATA e14<>+20(SB)/4, $0x0e0e0e0e
+DATA e14<>+24(SB)/4, $0x0e0e0e0e
+DATA e14<>+28(SB)/4, $0x0e0e0e0e
+DATA e14<>+32(SB)/4, $0x0e0e0e0e
+DATA e14<>+36(SB)/4, $0x0e0e0e0e
+DATA e14<>+40(SB)/4, $0x0e0e0e0e
+DATA e14<>+44(SB)/4, $0x0e0e0e0e
+DATA e14<>+48(SB)/4, $0x0e0e0e0e
+DATA e14<>+52(SB)/4, $0x0e0e0e0e
+DATA e14<>+56(SB)/4, $0x0e0e0e0e
+DATA e14<>+60(SB)/4, $0x0e0e0e0e
+GLOBL e14<>(SB), RODATA|NOPTR, $64
+
+DATA e20<>+0(SB)/4, $0x14141414
+DATA e20<>+4(SB)/4, $0x14141414
+DATA e20<>+8(SB)/4, $0x14141414
+DATA e20<>+12(SB)/4, $0x14141414
+DATA e20<>+16(SB)/4, $0x14141414
+DATA e20<>+20(SB)/4, $0x14141414
+DATA e20<>+24(SB)/4, $0x14141414
+DATA e20<>+28(SB)/4, $0x14141414
+DATA e20<>+32(SB)/4, $0x14141414
+DATA e20<>+36(SB)/4, $0x14141414
+DATA e20<>+40(SB)/4, $0x14141414
+DATA e20<>+44(SB)/4, $0x14141414
+DATA e20<>+48(SB)/4, $0x14141414
+DATA e20<>+52(SB)/4, $0x14141414
+DATA e20<>+56(SB)/4, $0x14141414
+DATA e20<>+60(SB)/4, $0x14141414
+GLOBL e20<>(SB), RODATA|NOPTR, $64
+
+DATA halvesE4M3<>+0(SB)/4, $0x7f800000
+DATA halvesE4M3<>+4(SB)/4, $0x3a800000
+DATA halvesE4M3<>+8(SB)/4, $0x3b000000
+DATA halvesE4M3<>+12(SB)/4, $0x3b400000
+DATA halvesE4M3<>+16(SB)/4, $0x3b800000
+DATA halvesE4M3<>+20(SB)/4, $0x3ba00000
+DATA halvesE4M3<>+24(SB)/4, $0x3bc00000
+DATA halvesE4M3<>+28(SB)/4, $0x3be00000
+DATA halvesE4M3<>+32(SB)/4, $0x3c000000
+DATA halvesE4M3<>+36(SB)/4, $0x3c100000
+DATA halvesE4M3<>+40(SB)/4, $0x3c200000
+DATA halvesE4M3<>+44(SB)/4, $0x3c300000
+DATA halvesE4M3<>+48(SB)/4, $0x3c400000
+DATA halvesE4M3<>+52(SB)/4, $0x3c500000
+DATA halvesE4M3<>+56(SB)/4, $0x3c600000
+DATA halvesE4M3<>+60(SB)/4, $0x3c700000
+DATA halvesE4M3<>+64(SB)/4, $0x3c800000
+DATA halvesE4M3<>+68(SB)/4, $0x3c900000
+DATA halvesE4M3<>+72(SB)/4, $0x3ca00000
+DATA halvesE4M3<>+76(SB)/4, $0x3cb00000
+DATA halvesE4M3<>+80(SB)/4, $0x3cc00000
+DATA halvesE4M3<>+84(SB)/4, $0x3cd00000
+DATA halvesE4M3<>+88(SB)/4, $0x3ce00000
+DATA halvesE4M3<>+92(SB)/4, $0x3cf00000
+DATA halvesE4M3<>+96(SB)/4, $0x3d000000
+DATA halvesE4M3<>+100(SB)/4, $0x3d100000
+DATA halvesE4M3<>+104(SB)/4, $0x3d200000
+DATA halvesE4M3<>+108(SB)/4, $0x3d300000
+DATA halvesE4M3<>+112(SB)/4, $0x3d400000
+DATA halvesE4M3<>+116(SB)/4, $0x3d500000
+DATA halvesE4M3<>+120(SB)/4, $0x3d600000
+DATA halvesE4M3<>+124(SB)/4, $0x3d700000
+DATA halvesE4M3<>+128(SB)/4, $0x3d800000
+DATA halvesE4M3<>+132(SB)/4, $0x3d900000
+DATA halvesE4M3<>+136(SB)/4, $0x3da00000
+DATA halvesE4M3<>+140(SB)/4, $0x3db00000
+DATA halvesE4M3<>+144(SB)/4, $0x3dc00000
+DATA halvesE4M3<>+148(SB)/4, $0x3dd00000
+DATA halvesE4M3<>+152(SB)/4, $0x3de00000
+DATA halvesE4M3<>+156(SB)/4, $0x3df00000
+DATA halvesE4M3<>+160(SB)/4, $0x3e000000
+DATA halvesE4M3<>+164(SB)/4, $0x3e100000
+DATA halvesE4M3<>+168(SB)/4, $0x3e200000
+DATA halvesE4M3<>+172(SB)/4, $0x3e300000
+DATA halvesE4M3<>+176(SB)/4, $0x3e400000
+DATA halvesE4M3<>+180(SB)/4, $0x3e500000
+DATA halvesE4M3<>+184(SB)/4, $0x3e600000
+DATA halvesE4M3<>+188(SB)/4, $0x3e700000
+DATA halvesE4M3<>+192(SB)/4, $0x3e800000
+DATA halvesE4M3<>+196(SB)/4, $0x3e900000
+DATA halvesE4M3<>+200(SB)/4, $0x3ea00000
+DATA halvesE4M3<>+204(SB)/4, $0x3eb00000
+DATA halvesE4M3<>+208(SB)/4, $0x3ec00000
+DATA halvesE4M3<>+212(SB)/4, $0x3ed00000
+DATA halvesE4M3<>+216(SB)/4, $0x3ee00000
+DATA halvesE4M3<>+220(SB)/4, $0x3ef00000
+DATA halvesE4M3<>+224(SB)/4, $0x3f000000
+DATA halvesE4M3<>+228(SB)/4, $0x3f100000
+DATA halvesE4M3<>+232(SB)/4, $0x3f200000
+DATA halvesE4M3<>+236(SB)/4, $0x3f300000
+DATA halvesE4M3<>+240(SB)/4, $0x3f400000
+DATA halvesE4M3<>+244(SB)/4, $0x3f500000
+DATA halvesE4M3<>+248(SB)/4, $0x3f600000
+DATA halvesE4M3<>+252(SB)/4, $0x3f700000
+DATA halvesE4M3<>+256(SB)/4, $0x3f800000
+DATA halvesE4M3<>+260(SB)/4, $0x3f900000
+DATA halvesE4M3<>+264(SB)/4, $0x3fa00000
+DATA halvesE4M3<>+268(SB)/4, $0x3fb00000
+DATA halvesE4M3<>+272(SB)/4, $0x3fc00000
+DATA halvesE4M3<>+276(SB)/4, $0x3fd00000
+DATA halvesE4M3<>+280(SB)/4, $0x3fe00000
+DATA halvesE4M3<>+284(SB)/4, $0x3ff00000
+DATA halvesE4M3<>+288(SB)/4, $0x40000000
+DATA halvesE4M3<>+292(SB)/4, $0x40100000
+DATA halvesE4M3<>+296(SB)/4, $0x40200000
+DATA halvesE4M3<>+300(SB)/4, $0x40300000
+DATA halvesE4M3<>+304(SB)/4, $0x40400000
+DATA halvesE4M3<>+308(SB)/4, $0x40500000
+DATA halvesE4M3<>+312(SB)/4, $0x40600000
+DATA halvesE4M3<>+316(SB)/4, $0x40700000
+DATA halvesE4M3<>+320(SB)/4, $0x40800000
+DATA halvesE4M3<>+324(SB)/4, $0x40900000
+DATA halvesE4M3<>+328(SB)/4, $0x40a00000
+DATA halvesE4M3<>+332(SB)/4, $0x40b00000
+DATA halvesE4M3<>+336(SB)/4, $0x40c00000
+DATA halvesE4M3<>+340(SB)/4, $0x40d00000
+DATA halvesE4M3<>+344(SB)/4, $0x40e00000
+DATA halvesE4M3<>+348(SB)/4, $0x40f00000
+DATA halvesE4M3<>+352(SB)/4, $0x41000000
+DATA halvesE4M3<>+356(SB)/4, $0x41100000
+DATA halvesE4M3<>+360(SB)/4, $0x41200000
+DATA halvesE4M3<>+364(SB)/4, $0x41300000
+DATA halvesE4M3<>+368(SB)/4, $0x41400000
+DATA halvesE4M3<>+372(SB)/4, $0x41500000
+DATA halvesE4M3<>+376(SB)/4, $0x41600000
+DATA halvesE4M3<>+380(SB)/4, $0x41700000
+DATA halvesE4M3<>+384(SB)/4, $0x41800000
+DATA halvesE4M3<>+388(SB)/4, $0x41900000
+DATA halvesE4M3<>+392(SB)/4, $0x41a00000
+DATA halvesE4M3<>+396(SB)/4, $0x41b00000
+DATA halvesE4M3<>+400(SB)/4, $0x41c00000
+DATA halvesE4M3<>+404(SB)/4, $0x41d00000
+DATA halvesE4M3<>+408(SB)/4, $0x41e00000
+DATA halvesE4M3<>+412(SB)/4, $0x41f00000
+DATA halvesE4M3<>+416(SB)/4, $0x42000000
+DATA halvesE4M3<>+420(SB)/4, $0x42100000
+DATA halvesE4M3<>+424(SB)/4, $0x42200000
+DATA halvesE4M3<>+428(SB)/4, $0x42300000
+DATA halvesE4M3<>+432(SB)/4, $0x42400000
+DATA halvesE4M3<>+436(SB)/4, $0x42500000
+DATA halvesE4M3<>+440(SB)/4, $0x42600000
+DATA halvesE4M3<>+444(SB)/4, $0x42700000
+DATA halvesE4M3<>+448(SB)/4, $0x42800000
+DATA halvesE4M3<>+452(SB)/4, $0x42900000
+DATA halvesE4M3<>+456(SB)/4, $0x42a00000
+DATA halvesE4M3<>+460(SB)/4, $0x42b00000
+DATA halvesE4M3<>+464(SB)/4, $0x42c00000
+DATA halvesE4M3<>+468(SB)/4, $0x42d00000
+DATA halvesE4M3<>+472(SB)/4, $0x42e00000
+DATA halvesE4M3<>+476(SB)/4, $0x42f00000
+DATA halvesE4M3<>+480(SB)/4, $0x43000000
+DATA halvesE4M3<>+484(SB)/4, $0x43100000
+DATA halvesE4M3<>+488(SB)/4, $0x43200000
+DATA halvesE4M3<>+492(SB)/4, $0x43300000
+DATA halvesE4M3<>+496(SB)/4, $0x43400000
+DATA halvesE4M3<>+500(SB)/4, $0x43500000
+DATA halvesE4M3<>+504(SB)/4, $0x43600000
+GLOBL halvesE4M3<>(SB), RODATA|NOPTR, $508
+
+DATA eightE<>+0(SB)/4, $0x00000008
+DATA eightE<>+4(SB)/4, $0x00000008
+DATA eightE<>+8(SB)/4, $0x00000008
+DATA eightE<>+12(SB)/4, $0x00000008
+DATA eightE<>+16(SB)/4, $0x00000008
+DATA eightE<>+20(SB)/4, $0x00000008
+DATA eightE<>+24(SB)/4, $0x00000008
+DATA eightE<>+28(SB)/4, $0x00000008
+DATA eightE<>+32(SB)/4, $0x00000008
+DATA eightE<>+36(SB)/4, $0x00000008
+DATA eightE<>+40(SB)/4, $0x00000008
+DATA eightE<>+44(SB)/4, $0x00000008
+DATA eightE<>+48(SB)/4, $0x00000008
+DATA eightE<>+52(SB)/4, $0x00000008
+DATA eightE<>+56(SB)/4, $0x00000008
+DATA eightE<>+60(SB)/4, $0x00000008
+GLOBL eightE<>(SB), RODATA|NOPTR, $64
+
+DATA sixE<>+0(SB)/4, $0x40c00000
+DATA sixE<>+4(SB)/4, $0x40c00000
+DATA sixE<>+8(SB)/4, $0x40c00000
+DATA sixE<>+12(SB)/4, $0x40c00000
+DATA sixE<>+16(SB)/4, $0x40c00000
+DATA sixE<>+20(SB)/4, $0x40c00000
+DATA sixE<>+24(SB)/4, $0x40c00000
+DATA sixE<>+28(SB)/4, $0x40c00000
+DATA sixE<>+32(SB)/4, $0x40c00000
+DATA sixE<>+36(SB)/4, $0x40c00000
+DATA sixE<>+40(SB)/4, $0x40c00000
+DATA sixE<>+44(SB)/4, $0x40c00000
+DATA sixE<>+48(SB)/4, $0x40c00000
+DATA sixE<>+52(SB)/4, $0x40c00000
+DATA sixE<>+56(SB)/4, $0x40c00000
+DATA sixE<>+60(SB)/4, $0x40c00000
+GLOBL sixE<>(SB), RODATA|NOPTR, $64
+
+DATA c512E<>+0(SB)/4, $0x44000000
+DATA c512E<>+4(SB)/4, $0x44000000
+DATA c512E<>+8(SB)/4, $0x44000000
+DATA c512E<>+12(SB)/4, $0x44000000
+DATA c512E<>+16(SB)/4, $0x44000000
+DATA c512E<>+20(SB)/4, $0x44000000
+DATA c512E<>+24(SB)/4, $0x44000000
+DATA c512E<>+28(SB)/4, $0x44000000
+DATA c512E<>+32(SB)/4, $0x44000000
+DATA c512E<>+36(SB)/4, $0x44000000
+DATA c512E<>+40(SB)/4, $0x44000000
+DATA c512E<>+44(SB)/4, $0x44000000
+DATA c512E<>+48(SB)/4, $0x44000000
+DATA c512E<>+52(SB)/4, $0x44000000
+DATA c512E<>+56(SB)/4, $0x44000000
+DATA c512E<>+60(SB)/4, $0x44000000
+GLOBL c512E<>(SB), RODATA|NOPTR, $64
+
+DATA halfE<>+0(SB)/4, $0x3f000000
+DATA halfE<>+4(SB)/4, $0x3f000000
+DATA halfE<>+8(SB)/4, $0x3f000000
+DATA halfE<>+12(SB)/4, $0x3f000000
+DATA halfE<>+16(SB)/4, $0x3f000000
+DATA halfE<>+20(SB)/4, $0x3f000000
+DATA halfE<>+24(SB)/4, $0x3f000000
+DATA halfE<>+28(SB)/4, $0x3f000000
+DATA halfE<>+32(SB)/4, $0x3f000000
+DATA halfE<>+36(SB)/4, $0x3f000000
+DATA halfE<>+40(SB)/4, $0x3f000000
+DATA halfE<>+44(SB)/4, $0x3f000000
+DATA halfE<>+48(SB)/4, $0x3f000000
+DATA halfE<>+52(SB)/4, $0x3f000000
+DATA halfE<>+56(SB)/4, $0x3f000000
+DATA halfE<>+60(SB)/4, $0x3f000000
+GLOBL halfE<>(SB), RODATA|NOPTR, $64
+
+DATA m1<>+0(SB)/4, $0x3f000000
+DATA m1<>+4(SB)/4, $0x3f000000
+DATA m1<>+8(SB)/4, $0x3f000000
+DATA m1<>+12(SB)/4, $0x3f000000
+DATA m1<>+16(SB)/4, $0x3f000000
+DATA m1<>+20(SB)/4, $0x3f000000
+DATA m1<>+24(SB)/4, $0x3f000000
+DATA m1<>+28(SB)/4, $0x3f000000
+DATA m1<>+32(SB)/4, $0x3f000000
+DATA m1<>+36(SB)/4, $0x3f000000
+DATA m1<>+40(SB)/4, $0x3f000000
+DATA m1<>+44(SB)/4, $0x3f000000
+DATA m1<>+48(SB)/4, $0x3f000000
+DATA m1<>+52(SB)/4, $0x3f000000
+DATA m1<>+56(SB)/4, $0x3f000000
+DATA m1<>+60(SB)/4, $0x3f000000
+GLOBL m1<>(SB), RODATA|NOPTR, $64
+
+DATA m3<>+0(SB)/4, $0x3fc00000
+DATA m3<>+4(SB)/4, $0x3fc00000
+DATA m3<>+8(SB)/4, $0x3fc00000
+DATA m3<>+12(SB)/4, $0x3fc00000
+DATA m3<>+16(SB)/4, $0x3fc00000
+DATA m3<>+20(SB)/4, $0x3fc00000
+DATA m3<>+24(SB)/4, $0x3fc00000
+DATA m3<>+28(SB)/4, $0x3fc00000
+DATA m3<>+32(SB)/4, $0x3fc00000
+DATA m3<>+36(SB)/4, $0x3fc00000
+DATA m3<>+40(SB)/4, $0x3fc00000
+DATA m3<>+44(SB)/4, $0x3fc00000
+DATA m3<>+48(SB)/4, $0x3fc00000
+DATA m3<>+52(SB)/4, $0x3fc00000
+DATA m3<>+56(SB)/4, $0x3fc00000
+DATA m3<>+60(SB)/4, $0x3fc00000
+GLOBL m3<>(SB), RODATA|NOPTR, $64
+
+DATA m5<>+0(SB)/4, $0x40200000
+DATA m5<>+4(SB)/4, $0x40200000
+DATA m5<>+8(SB)/4, $0x40200000
+DATA m5<>+12(SB)/4, $0x40200000
+DATA m5<>+16(SB)/4, $0x40200000
+DATA m5<>+20(SB)/4, $0x40200000
+DATA m5<>+24(SB)/4, $0x40200000
+DATA m5<>+28(SB)/4, $0x40200000
+DATA m5<>+32(SB)/4, $0x40200000
+DATA m5<>+36(SB)/4, $0x40200000
+DATA m5<>+40(SB)/4, $0x40200000
+DATA m5<>+44(SB)/4, $0x40200000
+DATA m5<>+48(SB)/4, $0x40200000
+DATA m5<>+52(SB)/4, $0x40200000
+DATA m5<>+56(SB)/4, $0x40200000
+DATA m5<>+60(SB)/4, $0x40200000
+GLOBL m5<>(SB), RODATA|NOPTR, $64
+
+DATA m7<>+0(SB)/4, $0x40600000
+DATA m7<>+4(SB)/4, $0x40600000
+DATA m7<>+8(SB)/4, $0x40600000
+DATA m7<>+12(SB)/4, $0x40600000
+DATA m7<>+16(SB)/4, $0x40600000
+DATA m7<>+20(SB)/4, $0x40600000
+DATA m7<>+24(SB)/4, $0x40600000
+DATA m7<>+28(SB)/4, $0x40600000
+DATA m7<>+32(SB)/4, $0x40600000
+DATA m7<>+36(SB)/4, $0x40600000
+DATA m7<>+40(SB)/4, $0x40600000
+DATA m7<>+44(SB)/4, $0x40600000
+DATA m7<>+48(SB)/4, $0x40600000
+DATA m7<>+52(SB)/4, $0x40600000
+DATA m7<>+56(SB)/4, $0x40600000
+DATA m7<>+60(SB)/4, $0x40600000
+GLOBL m7<>(SB), RODATA|NOPTR, $64
+
+DATA m10<>+0(SB)/4, $0x40a00000
+DATA m10<>+4(SB)/4, $0x40a00000
+DATA m10<>+8(SB)/4, $0x40a00000
+DATA m10<>+12(SB)/4, $0x40a00000
+DATA m10<>+16(SB)/4, $0x40a00000
+DATA m10<>+20(SB)/4, $0x40a00000
+DATA m10<>+24(SB)/4, $0x40a00000
+DATA m10<>+28(SB)/4, $0x40a00000
+DATA m10<>+32(SB)/4, $0x40a00000
+DATA m10<>+36(SB)/4, $0x40a00000
+DATA m10<>+40(SB)/4, $0x40a00000
+DATA m10<>+44(SB)/4, $0x40a00000
+DATA m10<>+48(SB)/4, $0x40a00000
+DATA m10<>+52(SB)/4, $0x40a00000
+DATA m10<>+56(SB)/4, $0x40a00000
+DATA m10<>+60(SB)/4, $0x40a00000
+GLOBL m10<>(SB), RODATA|NOPTR, $64
+
+DATA m14<>+0(SB)/4, $0x40e00000
+DATA m14<>+4(SB)/4, $0x40e00000
+DATA m14<>+8(SB)/4, $0x40e00000
+DATA m14<>+12(SB)/4, $0x40e00000
+DATA m14<>+16(SB)/4, $0x40e00000
+DATA m14<>+20(SB)/4, $0x40e00000
+DATA m14<>+24(SB)/4, $0x40e00000
+DATA m14<>+28(SB)/4, $0x40e00000
+DATA m14<>+32(SB)/4, $0x40e00000
+DATA m14<>+36(SB)/4, $0x40e00000
+DATA m14<>+40(SB)/4, $0x40e00000
+DATA m14<>+44(SB)/4, $0x40e00000
+DATA m14<>+48(SB)/4, $0x40e00000
+DATA m14<>+52(SB)/4, $0x40e00000
+DATA m14<>+56(SB)/4, $0x40e00000
+DATA m14<>+60(SB)/4, $0x40e00000
+GLOBL m14<>(SB), RODATA|NOPTR, $64
+
+DATA m20<>+0(SB)/4, $0x41200000
+DATA m20<>+4(SB)/4, $0x41200000
+DATA m20<>+8(SB)/4, $0x41200000
+DATA m20<>+12(SB)/4, $0x41200000
+DATA m20<>+16(SB)/4, $0x41200000
+DATA m20<>+20(SB)/4, $0x41200000
+DATA m20<>+24(SB)/4, $0x41200000
+DATA m20<>+28(SB)/4, $0x41200000
+DATA m20<>+32(SB)/4, $0x41200000
+DATA m20<>+36(SB)/4, $0x41200000
+DATA m20<>+40(SB)/4, $0x41200000
+DATA m20<>+44(SB)/4, $0x41200000
+DATA m20<>+48(SB)/4, $0x41200000
+DATA m20<>+52(SB)/4, $0x41200000
+DATA m20<>+56(SB)/4, $0x41200000
+DATA m20<>+60(SB)/4, $0x41200000
+GLOBL m20<>(SB), RODATA|NOPTR, $64
+
+// func encodeNVFP4AVX2(dst *byte, x *float32, blocks int) (done int)
+// Requires: AVX, AVX2, CMOV
+TEXT ·encodeNVFP4AVX2(SB), NOSPLIT, $0-32
+	MOVQ    dst+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    blocks+16(FP), DX
+	VMOVUPS packOrder<>+0(SB), Y0
+	LEAQ    halvesE4M3<>+0(SB), BX
+	MOVQ    DX, SI
+
+nvfp47:
+	TESTQ        SI, SI
+	JZ           nvfp4Done8
+	VMOVUPS      (CX), Y1
+	VANDPS       absMaskE<>+0(SB), Y1, Y1
+	VMOVUPS      32(CX), Y2
+	VANDPS       absMaskE<>+0(SB), Y2, Y2
+	VMAXPS       Y2, Y1, Y3
+	VEXTRACTF128 $0x01, Y3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0x4e, X3, X4
+	VMAXPS       X4, X3, X3
+	VPERMILPS    $0xb1, X3, X4
+	VMAXPS       X4, X3, X3
+	VDIVSS       sixE<>+0(SB), X3, X3
+	VMOVD        X3, DI
+	CMPL         DI, $0x44800000
+	JAE          nvfp4Done8
+	VMULSS       c512E<>+0(SB), X3, X3
+	VADDSS       halfE<>+0(SB), X3, X3
+	VCVTTSS2SI   X3, R9
+	MOVL         $0x00000007, R8
+	CMPL         R9, R8
+	CMOVLGT      R8, R9
+	MOVL         DI, R10
+	SHRL         $0x14, R10
+	MOVL         DI, R8
+	SHRL         $0x13, R8
+	ANDL         $0x01, R8
+	LEAL         -960(R10)(R8*1), R10
+	MOVL         $0x0000007e, R8
+	CMPL         R10, $0x78
+	CMOVLGE      R8, R10
+	CMPL         DI, $0x3c800000
+	CMOVLGE      R10, R9
+	MOVB         R9, (AX)
+	VBROADCASTSS (BX)(R9*4), Y3
+	VMOVUPS      (CX), Y4
+	VPSRLD       $0x1c, Y4, Y4
+	VMOVUPS      32(CX), Y5
+	VPSRLD       $0x1c, Y5, Y5
+	VMULPS       m1<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPAND        Y7, Y4, Y4
+	VPAND        eightE<>+0(SB), Y4, Y4
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPAND        Y6, Y5, Y5
+	VPAND        eightE<>+0(SB), Y5, Y5
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m3<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m5<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m7<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m10<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m14<>+0(SB), Y3, Y6
+	VCMPPS       $0x1e, Y6, Y1, Y7
+	VPSUBD       Y7, Y4, Y4
+	VCMPPS       $0x1e, Y6, Y2, Y6
+	VPSUBD       Y6, Y5, Y5
+	VMULPS       m20<>+0(SB), Y3, Y3
+	VCMPPS       $0x1e, Y3, Y1, Y1
+	VPSUBD       Y1, Y4, Y4
+	VCMPPS       $0x1e, Y3, Y2, Y1
+	VPSUBD       Y1, Y5, Y5
+	VPSLLD       $0x04, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VMOVUPS      64(CX), Y1
+	VANDPS       absMaskE<>+0(SB), Y1, Y1
+	VMOVUPS      96(CX), Y2
+	VANDPS       absMaskE<>+0(SB), Y2, Y2
+	VMAXPS       Y2, Y1, Y3
+	VEXTRACTF128 $0x01, Y3, X5
+	VMAXPS       X5, X3, X3
+	VPERMILPS    $0x4e, X3, X5
+	VMAXPS       X5, X3, X3
+	VPERMILPS    $0xb1, X3, X5
+	VMAXPS       X5, X3, X3
+	VDIVSS       sixE<>+0(SB), X3, X3
+	VMOVD        X3, DI
+	CMPL         DI, $0x44800000
+	JAE          nvfp4Done8
+	VMULSS       c512E<>+0(SB), X3, X3
+	VADDSS       halfE<>+0(SB), X3, X3
+	VCVTTSS2SI   X3, R9
+	MOVL         $0x00000007, R8
+	CMPL         R9, R8
+	CMOVLGT      R8, R9
+	MOVL         DI, R10
+	SHRL         $0x14, R10
+	MOVL         DI, R8
+	SHRL         $0x13, R8
+	ANDL         $0x01, R8
+	LEAL         -960(R10)(R8*1), R10
+	MOVL         $0x0000007e, R8
+	CMPL         R10, $0x78
+	CMOVLGE      R8, R10
+	CMPL         DI, $0x3c800000
+	CMOVLGE      R10, R9
+	MOVB         R9, 1(AX)
+	VBROADCASTSS (BX)(R9*4), Y3
+	VMOVUPS      64(CX), Y5
+	VPSRLD       $0x1c, Y5, Y5
+	VMOVUPS      96(CX), Y6
+	VPSRLD       $0x1c, Y6, Y6
+	VMULPS       m1<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPAND        Y8, Y5, Y5
+	VPAND        eightE<>+0(SB), Y5, Y5
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPAND        Y7, Y6, Y6
+	VPAND        eightE<>+0(SB), Y6, Y6
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m3<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m5<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m7<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m10<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m14<>+0(SB), Y3, Y7
+	VCMPPS       $0x1e, Y7, Y1, Y8
+	VPSUBD       Y8, Y5, Y5
+	VCMPPS       $0x1e, Y7, Y2, Y7
+	VPSUBD       Y7, Y6, Y6
+	VMULPS       m20<>+0(SB), Y3, Y3
+	VCMPPS       $0x1e, Y3, Y1, Y1
+	VPSUBD       Y1, Y5, Y5
+	VCMPPS       $0x1e, Y3, Y2, Y1
+	VPSUBD       Y1, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVUPS      128(CX), Y1
+	VANDPS       absMaskE<>+0(SB), Y1, Y1
+	VMOVUPS      160(CX), Y2
+	VANDPS       absMaskE<>+0(SB), Y2, Y2
+	VMAXPS       Y2, Y1, Y3
+	VEXTRACTF128 $0x01, Y3, X6
+	VMAXPS       X6, X3, X3
+	VPERMILPS    $0x4e, X3, X6
+	VMAXPS       X6, X3, X3
+	VPERMILPS    $0xb1, X3, X6
+	VMAXPS       X6, X3, X3
+	VDIVSS       sixE<>+0(SB), X3, X3
+	VMOVD        X3, DI
+	CMPL         DI, $0x44800000
+	JAE          nvfp4Done8
+	VMULSS       c512E<>+0(SB), X3, X3
+	VADDSS       halfE<>+0(SB), X3, X3
+	VCVTTSS2SI   X3, R9
+	MOVL         $0x00000007, R8
+	CMPL         R9, R8
+	CMOVLGT      R8, R9
+	MOVL         DI, R10
+	SHRL         $0x14, R10
+	MOVL         DI, R8
+	SHRL         $0x13, R8
+	ANDL         $0x01, R8
+	LEAL         -960(R10)(R8*1), R10
+	MOVL         $0x0000007e, R8
+	CMPL         R10, $0x78
+	CMOVLGE      R8, R10
+	CMPL         DI, $0x3c800000
+	CMOVLGE      R10, R9
+	MOVB         R9, 2(AX)
+	VBROADCASTSS (BX)(R9*4), Y3
+	VMOVUPS      128(CX), Y6
+	VPSRLD       $0x1c, Y6, Y6
+	VMOVUPS      160(CX), Y7
+	VPSRLD       $0x1c, Y7, Y7
+	VMULPS       m1<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPAND        Y9, Y6, Y6
+	VPAND        eightE<>+0(SB), Y6, Y6
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPAND        Y8, Y7, Y7
+	VPAND        eightE<>+0(SB), Y7, Y7
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m3<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m5<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m7<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m10<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m14<>+0(SB), Y3, Y8
+	VCMPPS       $0x1e, Y8, Y1, Y9
+	VPSUBD       Y9, Y6, Y6
+	VCMPPS       $0x1e, Y8, Y2, Y8
+	VPSUBD       Y8, Y7, Y7
+	VMULPS       m20<>+0(SB), Y3, Y3
+	VCMPPS       $0x1e, Y3, Y1, Y1
+	VPSUBD       Y1, Y6, Y6
+	VCMPPS       $0x1e, Y3, Y2, Y1
+	VPSUBD       Y1, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VMOVUPS      192(CX), Y1
+	VANDPS       absMaskE<>+0(SB), Y1, Y1
+	VMOVUPS      224(CX), Y2
+	VANDPS       absMaskE<>+0(SB), Y2, Y2
+	VMAXPS       Y2, Y1, Y3
+	VEXTRACTF128 $0x01, Y3, X7
+	VMAXPS       X7, X3, X3
+	VPERMILPS    $0x4e, X3, X7
+	VMAXPS       X7, X3, X3
+	VPERMILPS    $0xb1, X3, X7
+	VMAXPS       X7, X3, X3
+	VDIVSS       sixE<>+0(SB), X3, X3
+	VMOVD        X3, DI
+	CMPL         DI, $0x44800000
+	JAE          nvfp4Done8
+	VMULSS       c512E<>+0(SB), X3, X3
+	VADDSS       halfE<>+0(SB), X3, X3
+	VCVTTSS2SI   X3, R9
+	MOVL         $0x00000007, R8
+	CMPL         R9, R8
+	CMOVLGT      R8, R9
+	MOVL         DI, R10
+	SHRL         $0x14, R10
+	MOVL         DI, R8
+	SHRL         $0x13, R8
+	ANDL         $0x01, R8
+	LEAL         -960(R10)(R8*1), R10
+	MOVL         $0x0000007e, R8
+	CMPL         R10, $0x78
+	CMOVLGE      R8, R10
+	CMPL         DI, $0x3c800000
+	CMOVLGE      R10, R9
+	MOVB         R9, 3(AX)
+	VBROADCASTSS (BX)(R9*4), Y3
+	VMOVUPS      192(CX), Y7
+	VPSRLD       $0x1c, Y7, Y7
+	VMOVUPS      224(CX), Y8
+	VPSRLD       $0x1c, Y8, Y8
+	VMULPS       m1<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPAND        Y10, Y7, Y7
+	VPAND        eightE<>+0(SB), Y7, Y7
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPAND        Y9, Y8, Y8
+	VPAND        eightE<>+0(SB), Y8, Y8
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m3<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m5<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m7<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m10<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m14<>+0(SB), Y3, Y9
+	VCMPPS       $0x1e, Y9, Y1, Y10
+	VPSUBD       Y10, Y7, Y7
+	VCMPPS       $0x1e, Y9, Y2, Y9
+	VPSUBD       Y9, Y8, Y8
+	VMULPS       m20<>+0(SB), Y3, Y3
+	VCMPPS       $0x1e, Y3, Y1, Y1
+	VPSUBD       Y1, Y7, Y7
+	VCMPPS       $0x1e, Y3, Y2, Y1
+	VPSUBD       Y1, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPOR         Y8, Y7, Y7
+	VMOVUPS      lowByteE<>+0(SB), Y1
+	VPAND        Y1, Y4, Y4
+	VPAND        Y1, Y5, Y5
+	VPAND        Y1, Y6, Y6
+	VPAND        Y1, Y7, Y7
+	VPACKUSDW    Y5, Y4, Y4
+	VPACKUSDW    Y7, Y6, Y6
+	VPACKUSWB    Y6, Y4, Y4
+	VPERMD       Y4, Y0, Y4
+	VMOVDQU      Y4, 4(AX)
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x24, AX
+	DECQ         SI
+	JMP          nvfp47
+
+nvfp4Done8:
+	SUBQ SI, DX
+	MOVQ DX, done+24(FP)
+	VZEROUPPER
+	RET
+
+DATA lowByteE<>+0(SB)/4, $0x000000ff
+DATA lowByteE<>+4(SB)/4, $0x000000ff
+DATA lowByteE<>+8(SB)/4, $0x000000ff
+DATA lowByteE<>+12(SB)/4, $0x000000ff
+DATA lowByteE<>+16(SB)/4, $0x000000ff
+DATA lowByteE<>+20(SB)/4, $0x000000ff
+DATA lowByteE<>+24(SB)/4, $0x000000ff
+DATA lowByteE<>+28(SB)/4, $0x000000ff
+DATA lowByteE<>+32(SB)/4, $0x000000ff
+DATA lowByteE<>+36(SB)/4, $0x000000ff
+DATA lowByteE<>+40(SB)/4, $0x000000ff
+DATA lowByteE<>+44(SB)/4, $0x000000ff
+DATA lowByteE<>+48(SB)/4, $0x000000ff
+DATA lowByteE<>+52(SB)/4, $0x000000ff
+DATA lowByteE<>+56(SB)/4, $0x000000ff
+DATA lowByteE<>+60(SB)/4, $0x000000ff
+GLOBL lowByteE<>(SB), RODATA|NOPTR, $64
+
 DATA roundMagic<>+0(SB)/4, $0x4b400000
 DATA roundMagic<>+4(SB)/4, $0x4b400000
 DATA roundMagic<>+8(SB)/4, $0x4b400000
@@ -1607,7 +2599,7 @@ TEXT ·putPlanesAVX2(SB), NOSPLIT, $0-40
 	SHLQ     $0x05, BX
 	ADDQ     BX, CX
 
-plane5:
+plane9:
 	SUBQ    $0x20, CX
 	VMOVDQU (CX), Y4
 	VPSRLW  X0, Y4, Y4
@@ -1615,7 +2607,7 @@ plane5:
 	VPSLLW  X1, Y3, Y3
 	VPOR    Y4, Y3, Y3
 	DECQ    DX
-	JNZ     plane5
+	JNZ     plane9
 	VMOVDQU Y3, (AX)
 	VZEROUPPER
 	RET
@@ -1751,7 +2743,7 @@ TEXT ·weightsAbsAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each6:
+each10:
 	VMOVUPS (AX), Y0
 	VANDPS  absMaskK<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1802,7 +2794,7 @@ each6:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each6
+	JNZ     each10
 	VZEROUPPER
 	RET
 
@@ -1813,7 +2805,7 @@ TEXT ·weightsSquareAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each7:
+each11:
 	VMOVUPS (AX), Y0
 	VMULPS  Y0, Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -1864,7 +2856,7 @@ each7:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each7
+	JNZ     each11
 	VZEROUPPER
 	RET
 
@@ -1877,7 +2869,7 @@ TEXT ·weightsMeanAVX2(SB), NOSPLIT, $0-16
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each8:
+each12:
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y0
@@ -1928,12 +2920,12 @@ each8:
 	VADDPS  Y1, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each8
+	JNZ     each12
 	VMULPS  thirtySecond<>+0(SB), Y0, Y0
 	VSQRTPS Y0, Y0
 	MOVQ    CX, CX
 
-each9:
+each13:
 	VMOVUPS (AX), Y1
 	VANDPS  absMaskK<>+0(SB), Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -2000,7 +2992,7 @@ each9:
 	VMOVUPS Y1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each9
+	JNZ     each13
 	VZEROUPPER
 	RET
 
@@ -2013,7 +3005,7 @@ TEXT ·weightsImportanceAVX2(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Y1
 	MOVQ    AX, DX
 
-each10:
+each14:
 	VMOVUPS (DX), Y2
 	VMULPS  Y2, Y2, Y2
 	VADDPS  Y2, Y1, Y2
@@ -2128,7 +3120,7 @@ each10:
 	VADDPS  Y2, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each10
+	JNZ     each14
 	VMOVUPS Y0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -2150,7 +3142,7 @@ TEXT ·fitAffineAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each11:
+each15:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -2160,7 +3152,7 @@ each11:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each11
+	JNZ       each15
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -2190,7 +3182,7 @@ each11:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each12:
+each16:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -2321,14 +3313,14 @@ each12:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each12
+	JNZ     each16
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each13:
+each17:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -2427,12 +3419,12 @@ each13:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each13
+	JNZ     each17
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial14:
+trial18:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -2458,7 +3450,7 @@ trial14:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each17:
+each21:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -2685,7 +3677,7 @@ each17:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each17
+	JNZ       each21
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -2694,7 +3686,7 @@ each17:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next15
+	JZ        next19
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -2705,17 +3697,17 @@ each17:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved16
+	JZ        solved20
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved16:
+solved20:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each18:
+each22:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -2814,12 +3806,12 @@ each18:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each18
+	JNZ       each22
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next15
+	JZ        next19
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -2835,10 +3827,10 @@ each18:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next15:
+next19:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial14
+	JNZ       trial18
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -2880,7 +3872,7 @@ TEXT ·fitAffineAbsAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each19:
+each23:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -2890,7 +3882,7 @@ each19:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each19
+	JNZ       each23
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -2920,7 +3912,7 @@ each19:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each20:
+each24:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -3051,14 +4043,14 @@ each20:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each20
+	JNZ     each24
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each21:
+each25:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -3157,12 +4149,12 @@ each21:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each21
+	JNZ     each25
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial22:
+trial26:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -3188,7 +4180,7 @@ trial22:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each25:
+each29:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -3415,7 +4407,7 @@ each25:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each25
+	JNZ       each29
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -3424,7 +4416,7 @@ each25:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next23
+	JZ        next27
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -3435,17 +4427,17 @@ each25:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved24
+	JZ        solved28
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved24:
+solved28:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each26:
+each30:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -3544,12 +4536,12 @@ each26:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each26
+	JNZ       each30
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next23
+	JZ        next27
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -3565,10 +4557,10 @@ each26:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next23:
+next27:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial22
+	JNZ       trial26
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -3603,7 +4595,7 @@ TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each27:
+each31:
 	VMOVUPS      (DX), Y2
 	VANDPS       absMaskK<>+0(SB), Y2, Y3
 	VCMPPS       $0x1e, Y1, Y3, Y4
@@ -3626,7 +4618,7 @@ each27:
 	VMAXPS       Y1, Y3, Y1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each27
+	JNZ          each31
 	VMOVUPS      Y1, 6720(AX)
 	VPXOR        Y1, Y1, Y1
 	VMOVUPS      roundMagic<>+0(SB), Y2
@@ -3637,7 +4629,7 @@ each27:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each28:
+each32:
 	VMOVUPS (DX), Y5
 	VMULPS  2048(DX), Y5, Y5
 	VMOVUPS Y5, 4096(DX)
@@ -3688,7 +4680,7 @@ each28:
 	VMOVUPS Y5, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each28
+	JNZ     each32
 	VPXOR   Y6, Y6, Y6
 	VDIVPS  Y0, Y3, Y5
 	VPXOR   Y7, Y7, Y7
@@ -3696,7 +4688,7 @@ each28:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each29:
+each33:
 	VMULPS    (DX), Y5, Y9
 	VADDPS    Y2, Y9, Y9
 	VSUBPS    Y2, Y9, Y9
@@ -3859,7 +4851,7 @@ each29:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, DX
 	SUBQ      $0x00000010, BX
-	JNZ       each29
+	JNZ       each33
 	VCMPPS    $0x04, Y1, Y8, Y9
 	VDIVPS    Y8, Y7, Y8
 	VBLENDVPS Y9, Y8, Y6, Y6
@@ -3867,7 +4859,7 @@ each29:
 	MOVQ      trials+24(FP), DX
 	MOVQ      count+32(FP), BX
 
-trial30:
+trial34:
 	VBROADCASTSS (DX), Y8
 	VDIVPS       Y0, Y8, Y8
 	VPXOR        Y9, Y9, Y9
@@ -3875,7 +4867,7 @@ trial30:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each31:
+each35:
 	VMULPS    (SI), Y8, Y11
 	VADDPS    Y2, Y11, Y11
 	VSUBPS    Y2, Y11, Y11
@@ -4038,7 +5030,7 @@ each31:
 	VADDPS    Y12, Y10, Y10
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each31
+	JNZ       each35
 	VMULPS    Y9, Y9, Y11
 	VMULPS    Y10, Y7, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y13
@@ -4051,7 +5043,7 @@ each31:
 	VBLENDVPS Y13, Y8, Y5, Y5
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial30
+	JNZ       trial34
 	VMOVUPS   6720(AX), Y0
 	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
 	VBLENDVPS Y0, Y1, Y6, Y6
@@ -4076,7 +5068,7 @@ TEXT ·screenGreedyAVX2(SB), NOSPLIT, $0-20
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each32:
+each36:
 	VMOVUPS   (DX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -4099,14 +5091,14 @@ each32:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000004, BX
-	JNZ       each32
+	JNZ       each36
 	VDIVPS    Y3, Y1, Y3
 	VPXOR     Y5, Y5, Y5
 	VPXOR     Y6, Y6, Y6
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each33:
+each37:
 	VMOVUPS   (DX), Y7
 	VMULPS    Y3, Y7, Y8
 	VMAXPS    Y1, Y8, Y8
@@ -4173,7 +5165,7 @@ each33:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000004, BX
-	JNZ       each33
+	JNZ       each37
 	VPXOR     Y0, Y0, Y0
 	VPXOR     Y2, Y2, Y2
 	VDIVPS    Y6, Y5, Y1
@@ -4188,7 +5180,7 @@ each33:
 	VCMPPS    $0x0f, Y2, Y2, Y3
 	MOVQ      CX, CX
 
-each34:
+each38:
 	VMOVUPS      4096(AX), Y9
 	VSUBPS       3072(AX), Y5, Y7
 	VSUBPS       5120(AX), Y6, Y8
@@ -4235,7 +5227,7 @@ each34:
 	VANDPS       Y7, Y3, Y3
 	ADDQ         $0x00000100, AX
 	SUBQ         $0x00000004, CX
-	JNZ          each34
+	JNZ          each38
 	VCMPPS       $0x11, tooSmall<>+0(SB), Y4, Y0
 	VORPS        Y0, Y3, Y3
 	VMOVMSKPS    Y3, AX
@@ -4261,7 +5253,7 @@ TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each35:
+each39:
 	VMOVUPS   (BX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -4284,13 +5276,13 @@ each35:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each35
+	JNZ       each39
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y5, Y5, Y5
 	VPXOR     Y6, Y6, Y6
 	MOVQ      CX, BX
 
-each36:
+each40:
 	VMOVUPS (DX), Y7
 	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
@@ -4365,7 +5357,7 @@ each36:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each36
+	JNZ     each40
 	VMOVUPS Y4, 6720(AX)
 	LEAQ    32(AX), DX
 	VPXOR   Y1, Y1, Y1
@@ -4373,7 +5365,7 @@ each36:
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each37:
+each41:
 	VMOVUPS   (BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -4396,13 +5388,13 @@ each37:
 	VMAXPS    Y4, Y8, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each37
+	JNZ       each41
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y7, Y7, Y7
 	VPXOR     Y8, Y8, Y8
 	MOVQ      CX, BX
 
-each38:
+each42:
 	VMOVUPS (DX), Y9
 	VMULPS  Y1, Y9, Y10
 	VMAXPS  Y2, Y10, Y10
@@ -4477,20 +5469,20 @@ each38:
 	VADDPS  Y9, Y8, Y8
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each38
+	JNZ     each42
 	VMOVUPS Y4, 6752(AX)
 	VADDPS  Y0, Y2, Y2
 	VADDPS  Y0, Y3, Y3
 	MOVQ    $0x00000005, DX
 
-round39:
+round43:
 	VPXOR   Y1, Y1, Y1
 	VMOVUPS Y1, 6528(AX)
 	VMOVUPS Y1, 6560(AX)
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each41:
+each45:
 	VSUBPS    3072(BX), Y5, Y1
 	VSUBPS    5120(BX), Y6, Y4
 	VCMPPS    $0x1e, zeroK<>+0(SB), Y1, Y12
@@ -4573,17 +5565,17 @@ each41:
 	VMOVUPS   Y1, 6560(AX)
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000001, SI
-	JNZ       each41
+	JNZ       each45
 	VMOVUPS   6528(AX), Y1
 	VORPS     6560(AX), Y1, Y1
 	VPXOR     Y4, Y4, Y4
 	VCMPPS    $0x04, Y4, Y1, Y1
 	VPTEST    Y1, Y1
-	JZ        done40
+	JZ        done44
 	DECQ      DX
-	JNZ       round39
+	JNZ       round43
 
-done40:
+done44:
 	VMOVUPS   6720(AX), Y0
 	VPXOR     Y1, Y1, Y1
 	VPXOR     Y2, Y2, Y2
@@ -4619,7 +5611,7 @@ TEXT ·levelsDivideAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels42:
+levels46:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -4650,7 +5642,7 @@ levels42:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels42
+	JNZ          levels46
 	VZEROUPPER
 	RET
 
@@ -4668,7 +5660,7 @@ TEXT ·levelsMultiplyAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels43:
+levels47:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -4699,7 +5691,7 @@ levels43:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels43
+	JNZ          levels47
 	VZEROUPPER
 	RET
 
@@ -4831,7 +5823,7 @@ TEXT ·weightsAbsAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each44:
+each48:
 	VMOVUPS (AX), Z0
 	VANDPS  absMaskK<>+0(SB), Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4882,7 +5874,7 @@ each44:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each44
+	JNZ     each48
 	VZEROUPPER
 	RET
 
@@ -4893,7 +5885,7 @@ TEXT ·weightsSquareAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each45:
+each49:
 	VMOVUPS (AX), Z0
 	VMULPS  Z0, Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -4944,7 +5936,7 @@ each45:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each45
+	JNZ     each49
 	VZEROUPPER
 	RET
 
@@ -4957,7 +5949,7 @@ TEXT ·weightsMeanAVX512(SB), NOSPLIT, $0-16
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each46:
+each50:
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z0
@@ -5008,12 +6000,12 @@ each46:
 	VADDPS  Z1, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each46
+	JNZ     each50
 	VMULPS  thirtySecond<>+0(SB), Z0, Z0
 	VSQRTPS Z0, Z0
 	MOVQ    CX, CX
 
-each47:
+each51:
 	VMOVUPS (AX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -5080,7 +6072,7 @@ each47:
 	VMOVUPS Z1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each47
+	JNZ     each51
 	VZEROUPPER
 	RET
 
@@ -5093,7 +6085,7 @@ TEXT ·weightsImportanceAVX512(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Z1
 	MOVQ    AX, DX
 
-each48:
+each52:
 	VMOVUPS (DX), Z2
 	VMULPS  Z2, Z2, Z2
 	VADDPS  Z2, Z1, Z2
@@ -5208,7 +6200,7 @@ each48:
 	VADDPS  Z2, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each48
+	JNZ     each52
 	VMOVUPS Z0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -5230,7 +6222,7 @@ TEXT ·fitAffineAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each49:
+each53:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -5240,7 +6232,7 @@ each49:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each49
+	JNZ     each53
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -5270,7 +6262,7 @@ each49:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each50:
+each54:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -5401,14 +6393,14 @@ each50:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each50
+	JNZ     each54
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each51:
+each55:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -5507,12 +6499,12 @@ each51:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each51
+	JNZ     each55
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial52:
+trial56:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -5538,7 +6530,7 @@ trial52:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each55:
+each59:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -5765,7 +6757,7 @@ each55:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each55
+	JNZ      each59
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -5774,7 +6766,7 @@ each55:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next53
+	JZ       next57
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -5785,17 +6777,17 @@ each55:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved54
+	JZ       solved58
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved54:
+solved58:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each56:
+each60:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -5894,12 +6886,12 @@ each56:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each56
+	JNZ      each60
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next53
+	JZ       next57
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -5915,10 +6907,10 @@ each56:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next53:
+next57:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial52
+	JNZ     trial56
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -5960,7 +6952,7 @@ TEXT ·fitAffineAbsAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each57:
+each61:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -5970,7 +6962,7 @@ each57:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each57
+	JNZ     each61
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -6000,7 +6992,7 @@ each57:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each58:
+each62:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -6131,14 +7123,14 @@ each58:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each58
+	JNZ     each62
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each59:
+each63:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -6237,12 +7229,12 @@ each59:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each59
+	JNZ     each63
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial60:
+trial64:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -6268,7 +7260,7 @@ trial60:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each63:
+each67:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -6495,7 +7487,7 @@ each63:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each63
+	JNZ      each67
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -6504,7 +7496,7 @@ each63:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next61
+	JZ       next65
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -6515,17 +7507,17 @@ each63:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved62
+	JZ       solved66
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved62:
+solved66:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each64:
+each68:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -6624,12 +7616,12 @@ each64:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each64
+	JNZ      each68
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next61
+	JZ       next65
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -6645,10 +7637,10 @@ each64:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next61:
+next65:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial60
+	JNZ     trial64
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -6683,7 +7675,7 @@ TEXT ·fitSignedAVX512(SB), NOSPLIT, $0-40
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each65:
+each69:
 	VMOVUPS      (DX), Z2
 	VANDPS       absMaskK<>+0(SB), Z2, Z3
 	VCMPPS       $0x1e, Z1, Z3, K1
@@ -6706,7 +7698,7 @@ each65:
 	VMAXPS       Z1, Z3, Z1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each65
+	JNZ          each69
 	VMOVUPS      Z1, 6720(AX)
 	VPXORD       Z4, Z4, Z4
 	VMOVUPS      roundMagic<>+0(SB), Z1
@@ -6717,7 +7709,7 @@ each65:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each66:
+each70:
 	VMOVUPS (DX), Z10
 	VMULPS  2048(DX), Z10, Z10
 	VMOVUPS Z10, 4096(DX)
@@ -6768,7 +7760,7 @@ each66:
 	VMOVUPS Z10, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each66
+	JNZ     each70
 	VPXORD  Z5, Z5, Z5
 	VDIVPS  Z0, Z2, Z10
 	VPXORD  Z6, Z6, Z6
@@ -6776,7 +7768,7 @@ each66:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each67:
+each71:
 	VMULPS  (DX), Z10, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -6939,7 +7931,7 @@ each67:
 	VADDPS  Z12, Z7, Z7
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each67
+	JNZ     each71
 	VCMPPS  $0x04, Z4, Z7, K1
 	VDIVPS  Z7, Z6, Z7
 	VMOVAPS Z7, K1, Z5
@@ -6947,7 +7939,7 @@ each67:
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial68:
+trial72:
 	VBROADCASTSS (DX), Z7
 	VDIVPS       Z0, Z7, Z7
 	VPXORD       Z8, Z8, Z8
@@ -6955,7 +7947,7 @@ trial68:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each69:
+each73:
 	VMULPS  (SI), Z7, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -7118,7 +8110,7 @@ each69:
 	VADDPS  Z12, Z9, Z9
 	ADDQ    $0x00000400, SI
 	SUBQ    $0x00000010, DI
-	JNZ     each69
+	JNZ     each73
 	VMULPS  Z8, Z8, Z11
 	VMULPS  Z9, Z6, Z12
 	VCMPPS  $0x1e, Z12, Z11, K1
@@ -7131,7 +8123,7 @@ each69:
 	VMOVAPS Z7, K1, Z10
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial68
+	JNZ     trial72
 	VMOVUPS 6720(AX), Z0
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z4, K1, Z5
@@ -7156,7 +8148,7 @@ TEXT ·screenGreedyAVX512(SB), NOSPLIT, $0-20
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each70:
+each74:
 	VMOVUPS (DX), Z5
 	VANDPS  absMaskK<>+0(SB), Z5, Z6
 	VCMPPS  $0x1e, Z4, Z6, K1
@@ -7179,14 +8171,14 @@ each70:
 	VMAXPS  Z4, Z6, Z4
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each70
+	JNZ     each74
 	VDIVPS  Z3, Z1, Z3
 	VPXORD  Z7, Z7, Z7
 	VPXORD  Z8, Z8, Z8
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each71:
+each75:
 	VMOVUPS (DX), Z5
 	VMULPS  Z3, Z5, Z6
 	VMAXPS  Z1, Z6, Z6
@@ -7253,7 +8245,7 @@ each71:
 	VADDPS  Z5, Z8, Z8
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each71
+	JNZ     each75
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VDIVPS  Z8, Z7, Z0
@@ -7268,7 +8260,7 @@ each71:
 	KXNORW  K2, K2, K2
 	MOVQ    CX, CX
 
-each72:
+each76:
 	VMOVUPS      4096(AX), Z6
 	VSUBPS       3072(AX), Z7, Z3
 	VSUBPS       5120(AX), Z8, Z5
@@ -7311,7 +8303,7 @@ each72:
 	VCMPPS       $0x11, Z6, Z5, K2, K2
 	ADDQ         $0x00000100, AX
 	SUBQ         $0x00000004, CX
-	JNZ          each72
+	JNZ          each76
 	VCMPPS       $0x11, tooSmall<>+0(SB), Z4, K1
 	KORW         K1, K2, K2
 	KNOTW        K2, K2
@@ -7337,7 +8329,7 @@ TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-12
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each73:
+each77:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z30
 	VCMPPS  $0x1e, Z5, Z30, K1
@@ -7360,13 +8352,13 @@ each73:
 	VMAXPS  Z5, Z30, Z5
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each73
+	JNZ     each77
 	VDIVPS  Z4, Z2, Z1
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	MOVQ    CX, BX
 
-each74:
+each78:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z30
 	VMAXPS  Z2, Z30, Z30
@@ -7441,7 +8433,7 @@ each74:
 	VADDPS  Z4, Z7, Z7
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each74
+	JNZ     each78
 	VMOVUPS Z5, 6720(AX)
 	LEAQ    6912(AX), DX
 	VPXORD  Z8, Z8, Z8
@@ -7449,257 +8441,33 @@ each74:
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each75:
-	VMOVUPS (BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 64(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 128(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 192(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	ADDQ    $0x00000100, BX
-	SUBQ    $0x00000004, SI
-	JNZ     each75
-	VDIVPS  Z8, Z2, Z1
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    CX, BX
-
-each76:
-	VMOVUPS (DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4096(DX)
-	VMOVUPS Z8, 2048(DX)
-	VMOVUPS Z4, 1024(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3072(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5120(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 64(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4160(DX)
-	VMOVUPS Z8, 2112(DX)
-	VMOVUPS Z4, 1088(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3136(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5184(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 128(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4224(DX)
-	VMOVUPS Z8, 2176(DX)
-	VMOVUPS Z4, 1152(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3200(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5248(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 192(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4288(DX)
-	VMOVUPS Z8, 2240(DX)
-	VMOVUPS Z4, 1216(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3264(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5312(DX)
-	VADDPS  Z4, Z11, Z11
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000004, BX
-	JNZ     each76
-	VMOVUPS Z9, 13632(AX)
-	LEAQ    13824(AX), DX
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	MOVQ    DX, BX
-	MOVQ    CX, SI
-
-each77:
-	VMOVUPS (BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
-	VMOVUPS 64(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
-	VMOVUPS 128(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
-	VMOVUPS 192(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
-	ADDQ    $0x00000100, BX
-	SUBQ    $0x00000004, SI
-	JNZ     each77
-	VDIVPS  Z12, Z2, Z1
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	MOVQ    CX, BX
-
-each78:
-	VMOVUPS (DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4096(DX)
-	VMOVUPS Z8, 2048(DX)
-	VMOVUPS Z4, 1024(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3072(DX)
-	VADDPS  Z4, Z14, Z14
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5120(DX)
-	VADDPS  Z4, Z15, Z15
-	VMOVUPS 64(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4160(DX)
-	VMOVUPS Z8, 2112(DX)
-	VMOVUPS Z4, 1088(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3136(DX)
-	VADDPS  Z4, Z14, Z14
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5184(DX)
-	VADDPS  Z4, Z15, Z15
-	VMOVUPS 128(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4224(DX)
-	VMOVUPS Z8, 2176(DX)
-	VMOVUPS Z4, 1152(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3200(DX)
-	VADDPS  Z4, Z14, Z14
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5248(DX)
-	VADDPS  Z4, Z15, Z15
-	VMOVUPS 192(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4288(DX)
-	VMOVUPS Z8, 2240(DX)
-	VMOVUPS Z4, 1216(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3264(DX)
-	VADDPS  Z4, Z14, Z14
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5312(DX)
-	VADDPS  Z4, Z15, Z15
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000004, BX
-	JNZ     each78
-	VMOVUPS Z13, 20544(AX)
-	LEAQ    20736(AX), DX
-	VPXORD  Z16, Z16, Z16
-	VPXORD  Z17, Z17, Z17
-	MOVQ    DX, BX
-	MOVQ    CX, SI
-
 each79:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z17, Z4, K1
-	VMOVAPS Z1, K1, Z16
-	VMAXPS  Z17, Z4, Z17
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 64(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z17, Z4, K1
-	VMOVAPS Z1, K1, Z16
-	VMAXPS  Z17, Z4, Z17
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 128(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z17, Z4, K1
-	VMOVAPS Z1, K1, Z16
-	VMAXPS  Z17, Z4, Z17
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 192(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z17, Z4, K1
-	VMOVAPS Z1, K1, Z16
-	VMAXPS  Z17, Z4, Z17
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
 	JNZ     each79
-	VDIVPS  Z16, Z2, Z1
-	VPXORD  Z18, Z18, Z18
-	VPXORD  Z19, Z19, Z19
+	VDIVPS  Z8, Z2, Z1
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
 	MOVQ    CX, BX
 
 each80:
@@ -7716,6 +8484,230 @@ each80:
 	VMOVUPS Z4, 1024(DX)
 	VMULPS  Z5, Z4, Z4
 	VMOVUPS Z4, 3072(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 64(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 128(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 192(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
+	VADDPS  Z4, Z11, Z11
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each80
+	VMOVUPS Z9, 13632(AX)
+	LEAQ    13824(AX), DX
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	MOVQ    DX, BX
+	MOVQ    CX, SI
+
+each81:
+	VMOVUPS (BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 64(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 128(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 192(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000004, SI
+	JNZ     each81
+	VDIVPS  Z12, Z2, Z1
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVQ    CX, BX
+
+each82:
+	VMOVUPS (DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
+	VADDPS  Z4, Z14, Z14
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
+	VADDPS  Z4, Z15, Z15
+	VMOVUPS 64(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
+	VADDPS  Z4, Z14, Z14
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
+	VADDPS  Z4, Z15, Z15
+	VMOVUPS 128(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
+	VADDPS  Z4, Z14, Z14
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
+	VADDPS  Z4, Z15, Z15
+	VMOVUPS 192(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
+	VADDPS  Z4, Z14, Z14
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
+	VADDPS  Z4, Z15, Z15
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each82
+	VMOVUPS Z13, 20544(AX)
+	LEAQ    20736(AX), DX
+	VPXORD  Z16, Z16, Z16
+	VPXORD  Z17, Z17, Z17
+	MOVQ    DX, BX
+	MOVQ    CX, SI
+
+each83:
+	VMOVUPS (BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z17, Z4, K1
+	VMOVAPS Z1, K1, Z16
+	VMAXPS  Z17, Z4, Z17
+	VMOVUPS 64(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z17, Z4, K1
+	VMOVAPS Z1, K1, Z16
+	VMAXPS  Z17, Z4, Z17
+	VMOVUPS 128(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z17, Z4, K1
+	VMOVAPS Z1, K1, Z16
+	VMAXPS  Z17, Z4, Z17
+	VMOVUPS 192(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z17, Z4, K1
+	VMOVAPS Z1, K1, Z16
+	VMAXPS  Z17, Z4, Z17
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000004, SI
+	JNZ     each83
+	VDIVPS  Z16, Z2, Z1
+	VPXORD  Z18, Z18, Z18
+	VPXORD  Z19, Z19, Z19
+	MOVQ    CX, BX
+
+each84:
+	VMOVUPS (DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
 	VADDPS  Z4, Z18, Z18
 	VMULPS  Z5, Z8, Z4
 	VMULPS  Z5, Z4, Z4
@@ -7777,14 +8769,14 @@ each80:
 	VADDPS  Z4, Z19, Z19
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each80
+	JNZ     each84
 	VMOVUPS Z17, 27456(AX)
 	VMOVUPS mantissa<>+0(SB), Z1
 	VADDPS  Z0, Z2, Z2
 	VADDPS  Z0, Z3, Z3
 	MOVQ    $0x00000005, DX
 
-round81:
+round85:
 	VPXORD  Z20, Z20, Z20
 	VMOVUPS Z20, 6528(AX)
 	VMOVUPS Z20, 13440(AX)
@@ -7793,7 +8785,7 @@ round81:
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each83:
+each87:
 	VSUBPS     3072(BX), Z6, Z4
 	VSUBPS     5120(BX), Z7, Z5
 	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
@@ -7908,7 +8900,7 @@ each83:
 	VMOVUPS    Z0, K1, 27264(AX)
 	ADDQ       $0x00000040, BX
 	SUBQ       $0x00000001, SI
-	JNZ        each83
+	JNZ        each87
 	VMOVUPS    6528(AX), Z4
 	VORPS      13440(AX), Z4, Z4
 	VORPS      20352(AX), Z4, Z4
@@ -7916,11 +8908,11 @@ each83:
 	VPXORD     Z21, Z21, Z21
 	VCMPPS     $0x04, Z21, Z4, K1
 	KORTESTW   K1, K1
-	JZ         done82
+	JZ         done86
 	DECQ       DX
-	JNZ        round81
+	JNZ        round85
 
-done82:
+done86:
 	VMOVUPS 6720(AX), Z0
 	VPXORD  Z22, Z22, Z22
 	VPXORD  Z23, Z23, Z23
@@ -7974,7 +8966,7 @@ TEXT ·levelsDivideAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels84:
+levels88:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -7992,7 +8984,7 @@ levels84:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels84
+	JNZ          levels88
 	VZEROUPPER
 	RET
 
@@ -8010,7 +9002,7 @@ TEXT ·levelsMultiplyAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels85:
+levels89:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -8028,6 +9020,6 @@ levels85:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels85
+	JNZ          levels89
 	VZEROUPPER
 	RET

@@ -49,6 +49,12 @@ func signBitsAVX2(dst *byte, x *float32, n int)
 // sumAbsAVX2: sums[j] = the sum of |x[stride*j+i]| over i < n, a multiple of 8, in order, j < 8
 func sumAbsAVX2(sums *float32, x *float32, stride int, n int)
 
+// encodeMXFP4AVX2: quant.Encode(quant.MXFP4, dst, x[:32*blocks], nil) up to the first block that is zero, or whose largest element is tiny or close to a power of two from below
+func encodeMXFP4AVX2(dst *byte, x *float32, blocks int) (done int)
+
+// encodeNVFP4AVX2: quant.Encode(quant.NVFP4, dst, x[:64*blocks], nil) up to the first block with an element of 6144 or more, where distances to all codes may round to the same
+func encodeNVFP4AVX2(dst *byte, x *float32, blocks int) (done int)
+
 // putPlanesAVX2: bits of 32*planes levels, from bit shift on, into 32 bytes
 func putPlanesAVX2(dst *byte, levels *byte, shift int, bits int, planes int)
 

@@ -80,6 +80,67 @@ func TestEncodeRow(t *testing.T) {
 	})
 }
 
+// TestEncodeQ3Groups compares many groups of Q3_K: those that the search would
+// change are told apart by bounds that must not be too wide.
+func TestEncodeQ3Groups(t *testing.T) {
+	n := 300 * 256
+	if testing.Short() {
+		n /= 10
+	}
+	eachCPU(t, func(t *testing.T) {
+		for i, class := range quanttest.Classes {
+			compareEncode(t, quant.Q3_K, class.Rows(uint64(100+i), 1, n), nil)
+		}
+		// Few different numbers, so that quotients hit the middle of two levels.
+		row := make([]float32, n)
+		r := quanttest.Rand(1)
+		for i := range row {
+			row[i] = float32(r.Intn(17)-8) / 16
+		}
+		compareEncode(t, quant.Q3_K, row, nil)
+	})
+}
+
+// TestEncodeFP4Points encodes numbers half-way between two codes and their
+// neighbours, for all scales.
+func TestEncodeFP4Points(t *testing.T) {
+	points := func(unit float32) (x []float32) {
+		for _, m := range []float32{0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12} {
+			v := m * unit
+			x = append(x, v, -v, math.Nextafter32(v, 0), math.Nextafter32(v, 1e38), -math.Nextafter32(v, 0), -math.Nextafter32(v, 1e38))
+		}
+		return x
+	}
+	eachCPU(t, func(t *testing.T) {
+		// rows puts the points for a unit next to an element of each group that
+		// fixes the scale.
+		rows := func(typ quant.Type, group int, unit, largest float32) {
+			var row []float32
+			for i, v := range points(unit) {
+				if i%(group-1) == 0 {
+					row = append(row, largest)
+				}
+				row = append(row, v)
+			}
+			row = append(row, make([]float32, typ.BlockLen()-len(row)%typ.BlockLen())...)
+			compareEncode(t, typ, row, nil)
+		}
+		for exp := -140; exp < 120; exp++ {
+			unit := float32(math.Ldexp(1, exp))
+			for _, largest := range []float32{12, 13, 15.9, math.Nextafter32(16, 0), 8, 10} {
+				rows(quant.MXFP4, 32, unit, largest*unit)
+			}
+		}
+		for code := range 127 {
+			src := bytes.Repeat([]byte{0x11}, quant.NVFP4.BlockSize()) // all codes 1
+			copy(src, bytes.Repeat([]byte{byte(code)}, 4))
+			unit := make([]float32, quant.NVFP4.BlockLen())
+			quant.Decode(quant.NVFP4, unit, src)
+			rows(quant.NVFP4, 16, unit[0], 12*unit[0])
+		}
+	})
+}
+
 func FuzzEncodeRow(f *testing.F) {
 	for typ := range quant.Type(64) {
 		if typ.CanEncode() {

@@ -11,6 +11,7 @@ func main() {
 	conversions()
 	legacy()
 	ternary()
+	fp4()
 	for _, t := range []target{{8, "AVX2"}, {16, "AVX512"}} {
 		t.kquants()
 	}
