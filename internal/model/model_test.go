@@ -162,6 +162,26 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// TestInt8 bounds what rounding activations to 8 bits costs, against the exact
+// arithmetic on the same weights.
+func TestInt8(t *testing.T) {
+	const ctx, maxKLD = 128, 2e-4
+	path := convertTo(t, models+"tiny/hf", "q8_0")
+	named := func(c kernels.Compute) eval.Named {
+		m := open(t, path)
+		return eval.Named{Path: c.String(), Model: decoder.New(m.Weights, decoder.Options{Context: ctx, Sequences: 2, Compute: c})}
+	}
+	exact, int8 := named(kernels.Exact), named(kernels.Int8)
+	tokens := open(t, path).Tokenize(heldout(t, 8000))
+	res, err := eval.Run(t.Context(), &exact, []eval.Named{int8}, tokens, eval.Options{Ctx: ctx, Chunks: 6, BOS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kld := res.Models[0].MeanKLD; !(kld > 0 && kld < maxKLD) {
+		t.Errorf("KL divergence %g nats, budget %g", kld, maxKLD)
+	}
+}
+
 // TestFileCutShort cuts the mapped file of a model that is running: the pass
 // ends with an error, whichever core was reading.
 func TestFileCutShort(t *testing.T) {

@@ -200,6 +200,36 @@ func TestLogits(t *testing.T) {
 	}
 }
 
+// TestInt8 compares what rounding activations costs, ours and llama.cpp's,
+// against our exact arithmetic on the same weights.
+func TestInt8(t *testing.T) {
+	// Both round to 8 bits, in ways of their own; on so few tokens equal errors
+	// differ by chance.
+	const worse = 1.25
+	text, err := os.ReadFile(root + "/testdata/text/tiny-heldout.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f16 := toGGUF(t, "tiny", "f16")
+	prompt := smelt(t, "smelt", "tokenize", "-m", f16, string(text[:3000]))
+	n := len(ids(t, prompt))
+	list := strings.Join(strings.Fields(string(prompt)), ",")
+	for _, typ := range []string{"q8_0", "q4_0", "q5_1", "q4_k_m", "q6_k", "q2_k", "iq4_xs"} {
+		dir := t.TempDir()
+		gguf := filepath.Join(dir, "m.gguf")
+		smelt(t, "quantize", "-q", typ, f16, gguf, "--quiet")
+		exact, ours, theirs := filepath.Join(dir, "exact"), filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
+		smelt(t, "smelt", "logits", "-m", gguf, "--ids", list, "--out", exact)
+		smelt(t, "smelt", "logits", "-m", gguf, "--ids", list, "--compute", "int8", "--out", ours)
+		llamacpp(t, nil, "logits", gguf, "--ids", list, "--out", theirs)
+		a, b := meanKLD(t, exact, ours, n), meanKLD(t, exact, theirs, n)
+		t.Logf("%s: %.3g nats, llama.cpp %.3g", typ, a, b)
+		if !(a <= worse*b) {
+			t.Errorf("%s: int8 costs %g nats, llama.cpp's %g", typ, a, b)
+		}
+	}
+}
+
 func meanKLD(t *testing.T, pathP, pathQ string, n int) float64 {
 	t.Helper()
 	p, q := floats(t, pathP), floats(t, pathQ)
