@@ -259,6 +259,16 @@ func f16ToBF16NEON(dst, src *byte, n int) bool
 //go:noescape
 func sumSquaresNEON(x *float32, n int) float64
 
+// sumNEON returns the sum of float64(x[i]), n being a multiple of the vector length.
+//
+//go:noescape
+func sumNEON(x *float32, n int) float64
+
+// affineNEON computes out[i] = x[i]*scale + shift, n being a multiple of the vector length.
+//
+//go:noescape
+func affineNEON(out, x *float32, n int, scale, shift float32)
+
 // mulScaleNEON computes out[i] = x[i]*s*weight[i], n being a multiple of the vector length.
 //
 //go:noescape
@@ -291,6 +301,12 @@ func siluMulNEON(out, gate, up *float32, n int)
 //go:noescape
 func geluNEON(out, x *float32, n int)
 
+// geluErfNEON computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
+// vector length.
+//
+//go:noescape
+func geluErfNEON(out, x *float32, n int)
+
 // softcapNEON computes x[i] = limit * (1 - 2/(exp(twice*x[i])+1)) with twice = 2/limit, n being a
 // multiple of the vector length.
 //
@@ -307,6 +323,12 @@ func softmaxLanesNEON(s *float32, rows int, sink, sums *float32)
 //
 //go:noescape
 func rotateNEON(a, b, cos, sin *float32, n int)
+
+// rotatePairsNEON turns n pairs (x[2*i], x[2*i+1]) by the angles of cos[i] and sin[i], n being a multiple of
+// the vector length.
+//
+//go:noescape
+func rotatePairsNEON(x, cos, sin *float32, n int)
 
 // maxAbsNEON returns the largest of the bits of n elements, a multiple of 4, without their signs.
 //

@@ -501,10 +501,34 @@ func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums
 	kernel(&out[0], len(out), &src[0], &x.values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
 }
 
-func geluErf(out, x []float32) { geluErfGo(out, x) }
+func geluErf(out, x []float32) {
+	n := whole(len(x))
+	if n > 0 {
+		geluErfNEON(&out[0], &x[0], n)
+	}
+	geluErfGo(out[n:], x[n:])
+}
 
-func sum(x []float32) float64 { return sumGo(x) }
+func sum(x []float32) float64 {
+	n := whole(len(x))
+	if n == 0 {
+		return sumGo(x)
+	}
+	return sumNEON(&x[0], n) + sumGo(x[n:])
+}
 
-func affine(out, x []float32, scale, shift float32) { affineGo(out, x, scale, shift) }
+func affine(out, x []float32, scale, shift float32) {
+	n := whole(len(x))
+	if n > 0 {
+		affineNEON(&out[0], &x[0], n, scale, shift)
+	}
+	affineGo(out[n:], x[n:], scale, shift)
+}
 
-func rotatePairs(x, cos, sin []float32) { rotatePairsGo(x, cos, sin) }
+func rotatePairs(x, cos, sin []float32) {
+	n := whole(len(cos))
+	if n > 0 {
+		rotatePairsNEON(&x[0], &cos[0], &sin[0], n)
+	}
+	rotatePairsGo(x[2*n:], cos[n:], sin[n:])
+}

@@ -1,5 +1,7 @@
 package main
 
+import "math"
+
 // Constants of exp (Cephes, expf) in registers 16 to 27: bounds, log2(e), ln(2)
 // in two parts, 1, and the polynomial.
 const expLow, expHigh, log2e, ln2High, ln2Low, one, expPoly = 16, 17, 18, 19, 20, 21, 22
@@ -48,6 +50,29 @@ func vectors() {
 	times("R1", func() { square(0) })
 	v("fadd v0.2d, v0.2d, v2.2d\nfadd v1.2d, v1.2d, v3.2d\nfadd v0.2d, v0.2d, v1.2d\nfaddp d0, v0.2d")
 	g("FMOVD F0, %s", params["ret"])
+	ret()
+
+	text("sumNEON", "(x *float32, n int) float64",
+		"sumNEON returns the sum of float64(x[i]), n being a multiple of the vector length.")
+	load("x", "n")
+	zero(0, 2)
+	g("LSR $2, R1")
+	times("R1", func() {
+		v("ldr q16, [x0], #16\nfcvtl v17.2d, v16.2s\nfcvtl2 v18.2d, v16.4s\nfadd v0.2d, v0.2d, v17.2d\nfadd v1.2d, v1.2d, v18.2d")
+	})
+	v("fadd v0.2d, v0.2d, v1.2d\nfaddp d0, v0.2d")
+	g("FMOVD F0, %s", params["ret"])
+	ret()
+
+	text("affineNEON", "(out, x *float32, n int, scale, shift float32)",
+		"affineNEON computes out[i] = x[i]*scale + shift, n being a multiple of the vector length.")
+	load("out", "x", "n")
+	loadFloat("scale", 30)
+	loadFloat("shift", 31)
+	g("LSR $2, R2")
+	times("R2", func() {
+		v("ldr q0, [x1], #16\nmov v1.16b, v31.16b\nfmla v1.4s, v0.4s, v30.4s\nstr q1, [x0], #16")
+	})
 	ret()
 
 	text("mulScaleNEON", "(out, x, weight *float32, n int, s float32)",
@@ -129,6 +154,36 @@ multiple of the vector length.`)
 	})
 	ret()
 
+	text("geluErfNEON", "(out, x *float32, n int)",
+		`geluErfNEON computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
+vector length.`)
+	load("out", "x", "n")
+	loadExp()
+	// The rational approximation 26.2.17 of Abramowitz and Stegun, whose error
+	// is below 7.5e-8; the density's factor 1/sqrt(2 pi) is in the polynomial.
+	for i, c := range []float64{0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429} {
+		constant(8+i, float32(c/math.Sqrt(2*math.Pi)))
+	}
+	constant(28, 0.2316419)
+	constant(29, 0.5)
+	bits32(30, 1<<31)
+	constant(31, -0.5)
+	g("LSR $2, R2")
+	times("R2", func() {
+		v("ldr q4, [x1], #16\nfmul v0.4s, v4.4s, v4.4s\nfmul v0.4s, v0.4s, v31.4s")
+		exp(0, 1, 2, 3)
+		v("fabs v1.4s, v4.4s\nmov v2.16b, v%d.16b\nfmla v2.4s, v1.4s, v28.4s\nfdiv v1.4s, v%d.4s, v2.4s", one, one)
+		p := 12 // of 1 = 1/(1 + p|x|)
+		for i := 3; i >= 0; i-- {
+			v("mov v%d.16b, v%d.16b\nfmla v%d.4s, v%d.4s, v1.4s", 2+i%2, 8+i, 2+i%2, p)
+			p = 2 + i%2
+		}
+		v("fmul v2.4s, v2.4s, v1.4s\nfmul v2.4s, v2.4s, v0.4s") // what is beyond |x|
+		v("and v5.16b, v4.16b, v30.16b\neor v2.16b, v2.16b, v5.16b\norr v5.16b, v5.16b, v29.16b\nfadd v5.4s, v5.4s, v29.4s")
+		v("fsub v5.4s, v5.4s, v2.4s\nfmul v4.4s, v4.4s, v5.4s\nstr q4, [x0], #16")
+	})
+	ret()
+
 	text("softcapNEON", "(x *float32, n int, limit, twice float32)",
 		`softcapNEON computes x[i] = limit * (1 - 2/(exp(twice*x[i])+1)) with twice = 2/limit, n being a
 multiple of the vector length.`)
@@ -186,6 +241,19 @@ multiple of the vector length.`)
 		v("ldr q0, [x0]\nldr q1, [x1]\nldr q2, [x2], #16\nldr q3, [x3], #16")
 		v("fmul v4.4s, v0.4s, v2.4s\nfmls v4.4s, v1.4s, v3.4s\nfmul v5.4s, v0.4s, v3.4s\nfmla v5.4s, v1.4s, v2.4s")
 		v("str q4, [x0], #16\nstr q5, [x1], #16")
+	})
+	ret()
+
+	text("rotatePairsNEON", "(x, cos, sin *float32, n int)",
+		`rotatePairsNEON turns n pairs (x[2*i], x[2*i+1]) by the angles of cos[i] and sin[i], n being a multiple of
+the vector length.`)
+	load("x", "cos", "sin", "n")
+	g("LSR $2, R3")
+	times("R3", func() {
+		v("ld2 {v0.4s, v1.4s}, [x0]\nldr q2, [x1], #16\nldr q3, [x2], #16")
+		v("fmul v4.4s, v0.4s, v2.4s\nfmls v4.4s, v1.4s, v3.4s\nfmul v5.4s, v0.4s, v3.4s\nfmla v5.4s, v1.4s, v2.4s")
+		v("st2 {v4.4s, v5.4s}, [x0]")
+		g("ADD $32, R0")
 	})
 	ret()
 
