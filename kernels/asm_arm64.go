@@ -410,6 +410,21 @@ func unpackTQ2NEON(u, src *byte, blocks int)
 //go:noescape
 func unpackQ3KNEON(u, src *byte, blocks int)
 
+// unpackQ1_0NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ1_0NEON(u, src *byte, blocks int)
+
+// unpackQ2_0NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackQ2_0NEON(u, src *byte, blocks int)
+
+// unpackTQ1NEON writes the bytes of whole blocks, not the scales.
+//
+//go:noescape
+func unpackTQ1NEON(u, src *byte, blocks int)
+
 // rowsQ8_0DOT multiplies rows that follow each other, blocks of 256 columns each, with the activations of one
 // token: values and scales of quantizeRow, and scales times the sums of 32 values.
 //

@@ -4969,11 +4969,14 @@ TEXT ·unpackQ5_0NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD $0x8040201008040201, R19
 	WORD $0x4e080e7c // dup v28.2d, x19
-	WORD $0x4f00e41a // movi v26.16b, #0
+	MOVD $0x0000000000000000, R19
+	WORD $0x4e080e7a // dup v26.2d, x19
 	MOVD $0x0101010101010101, R19
 	WORD $0x4e181e7a // mov v26.d[1], x19
-	WORD $0x4f00e45b // movi v27.16b, #2
-	WORD $0x4e3a877b // add v27.16b, v27.16b, v26.16b
+	MOVD $0x0202020202020202, R19
+	WORD $0x4e080e7b // dup v27.2d, x19
+	MOVD $0x0303030303030303, R19
+	WORD $0x4e181e7b // mov v27.d[1], x19
 	CBZ R1, end60
 loop60:
 	ADD $2, R2, R3
@@ -5006,11 +5009,14 @@ TEXT ·unpackQ5_1NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD $0x8040201008040201, R19
 	WORD $0x4e080e7c // dup v28.2d, x19
-	WORD $0x4f00e41a // movi v26.16b, #0
+	MOVD $0x0000000000000000, R19
+	WORD $0x4e080e7a // dup v26.2d, x19
 	MOVD $0x0101010101010101, R19
 	WORD $0x4e181e7a // mov v26.d[1], x19
-	WORD $0x4f00e45b // movi v27.16b, #2
-	WORD $0x4e3a877b // add v27.16b, v27.16b, v26.16b
+	MOVD $0x0202020202020202, R19
+	WORD $0x4e080e7b // dup v27.2d, x19
+	MOVD $0x0303030303030303, R19
+	WORD $0x4e181e7b // mov v27.d[1], x19
 	CBZ R1, end61
 loop61:
 	ADD $4, R2, R3
@@ -5667,6 +5673,231 @@ loop72:
 end72:
 	RET
 
+// func unpackQ1_0NEON(u, src *byte, blocks int)
+TEXT ·unpackQ1_0NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD $0x8040201008040201, R19
+	WORD $0x4e080e7c // dup v28.2d, x19
+	MOVD $0x0000000000000000, R19
+	WORD $0x4e080e7a // dup v26.2d, x19
+	MOVD $0x0101010101010101, R19
+	WORD $0x4e181e7a // mov v26.d[1], x19
+	WORD $0x4f00e45b // movi v27.16b, #2
+	CBZ R1, end73
+loop73:
+	WORD $0x3cc02040 // ldur q0, [x2, #2]
+	WORD $0x4eba1f42 // mov v2.16b, v26.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x4e3c8c21 // cmtst v1.16b, v1.16b, v28.16b
+	WORD $0x4e3b1c21 // and v1.16b, v1.16b, v27.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	ADD $18, R2
+	SUB $1, R1
+	CBNZ R1, loop73
+end73:
+	RET
+
+// func unpackQ2_0NEON(u, src *byte, blocks int)
+TEXT ·unpackQ2_0NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD $0xfafcfe00fafcfe00, R19
+	WORD $0x4e080e7c // dup v28.2d, x19
+	MOVD $0x0101010100000000, R19
+	WORD $0x4e080e7a // dup v26.2d, x19
+	MOVD $0x0303030302020202, R19
+	WORD $0x4e181e7a // mov v26.d[1], x19
+	WORD $0x4f00e49b // movi v27.16b, #4
+	WORD $0x4f00e47f // movi v31.16b, #3
+	CBZ R1, end74
+loop74:
+	WORD $0x3cc02040 // ldur q0, [x2, #2]
+	WORD $0x4eba1f42 // mov v2.16b, v26.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x6e3c4421 // ushl v1.16b, v1.16b, v28.16b
+	WORD $0x4e3f1c21 // and v1.16b, v1.16b, v31.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x6e3c4421 // ushl v1.16b, v1.16b, v28.16b
+	WORD $0x4e3f1c21 // and v1.16b, v1.16b, v31.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x6e3c4421 // ushl v1.16b, v1.16b, v28.16b
+	WORD $0x4e3f1c21 // and v1.16b, v1.16b, v31.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	WORD $0x4e3b8442 // add v2.16b, v2.16b, v27.16b
+	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
+	WORD $0x6e3c4421 // ushl v1.16b, v1.16b, v28.16b
+	WORD $0x4e3f1c21 // and v1.16b, v1.16b, v31.16b
+	WORD $0x3c810401 // str q1, [x0], #16
+	ADD $18, R2
+	SUB $1, R1
+	CBNZ R1, loop74
+end74:
+	RET
+
+// func unpackTQ1NEON(u, src *byte, blocks int)
+TEXT ·unpackTQ1NEON(SB), NOSPLIT, $0-24
+	MOVD u+0(FP), R0
+	MOVD blocks+16(FP), R1
+	MOVD src+8(FP), R2
+	WORD $0x4f04e41d // movi v29.16b, #0x80
+	WORD $0x4f00e61e // movi v30.16b, #0x10
+	WORD $0x4f00e5ff // movi v31.16b, #15
+	MOVD $0x0303030301010101, R19
+	WORD $0x4e080e7b // dup v27.2d, x19
+	MOVD $0x1b1b1b1b09090909, R19
+	WORD $0x4e181e7b // mov v27.d[1], x19
+	WORD $0x4f00e47c // movi v28.16b, #3
+	WORD $0x4f02e6de // movi v30.16b, #86
+	WORD $0x4f05e57f // movi v31.16b, #171
+	CBZ R1, end75
+loop75:
+	WORD $0x3cc00040 // ldur q0, [x2, #0]
+	WORD $0x3cc10041 // ldur q1, [x2, #16]
+	WORD $0x3cc20042 // ldur q2, [x2, #32]
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x6e3e3c26 // cmhs v6.16b, v1.16b, v30.16b
+	WORD $0x6e3f3c27 // cmhs v7.16b, v1.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c5 // neg v5.16b, v6.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x4e3c9c00 // mul v0.16b, v0.16b, v28.16b
+	WORD $0x4e3c9c21 // mul v1.16b, v1.16b, v28.16b
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x6e3e3c26 // cmhs v6.16b, v1.16b, v30.16b
+	WORD $0x6e3f3c27 // cmhs v7.16b, v1.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c5 // neg v5.16b, v6.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x4e3c9c00 // mul v0.16b, v0.16b, v28.16b
+	WORD $0x4e3c9c21 // mul v1.16b, v1.16b, v28.16b
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x6e3e3c26 // cmhs v6.16b, v1.16b, v30.16b
+	WORD $0x6e3f3c27 // cmhs v7.16b, v1.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c5 // neg v5.16b, v6.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x4e3c9c00 // mul v0.16b, v0.16b, v28.16b
+	WORD $0x4e3c9c21 // mul v1.16b, v1.16b, v28.16b
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x6e3e3c26 // cmhs v6.16b, v1.16b, v30.16b
+	WORD $0x6e3f3c27 // cmhs v7.16b, v1.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c5 // neg v5.16b, v6.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x4e3c9c00 // mul v0.16b, v0.16b, v28.16b
+	WORD $0x4e3c9c21 // mul v1.16b, v1.16b, v28.16b
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x6e3e3c26 // cmhs v6.16b, v1.16b, v30.16b
+	WORD $0x6e3f3c27 // cmhs v7.16b, v1.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c5 // neg v5.16b, v6.16b
+	WORD $0xac811404 // stp q4, q5, [x0], #32
+	WORD $0x6e3e3c46 // cmhs v6.16b, v2.16b, v30.16b
+	WORD $0x6e3f3c47 // cmhs v7.16b, v2.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	WORD $0x4e3c9c42 // mul v2.16b, v2.16b, v28.16b
+	WORD $0x6e3e3c46 // cmhs v6.16b, v2.16b, v30.16b
+	WORD $0x6e3f3c47 // cmhs v7.16b, v2.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	WORD $0x4e3c9c42 // mul v2.16b, v2.16b, v28.16b
+	WORD $0x6e3e3c46 // cmhs v6.16b, v2.16b, v30.16b
+	WORD $0x6e3f3c47 // cmhs v7.16b, v2.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	WORD $0x4e3c9c42 // mul v2.16b, v2.16b, v28.16b
+	WORD $0x6e3e3c46 // cmhs v6.16b, v2.16b, v30.16b
+	WORD $0x6e3f3c47 // cmhs v7.16b, v2.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	WORD $0x4e3c9c42 // mul v2.16b, v2.16b, v28.16b
+	WORD $0x6e3e3c46 // cmhs v6.16b, v2.16b, v30.16b
+	WORD $0x6e3f3c47 // cmhs v7.16b, v2.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	ADD $48, R2, R3
+	WORD $0x4d40c860 // ld1r {v0.4s}, [x3]
+	WORD $0x4e3b9c00 // mul v0.16b, v0.16b, v27.16b
+	WORD $0x6e3e3c06 // cmhs v6.16b, v0.16b, v30.16b
+	WORD $0x6e3f3c07 // cmhs v7.16b, v0.16b, v31.16b
+	WORD $0x4e2784c6 // add v6.16b, v6.16b, v7.16b
+	WORD $0x6e20b8c4 // neg v4.16b, v6.16b
+	WORD $0x3c810404 // str q4, [x0], #16
+	ADD $54, R2
+	SUB $1, R1
+	CBNZ R1, loop75
+end75:
+	RET
+
 // func rowsQ8_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
 TEXT ·rowsQ8_0DOT(SB), NOSPLIT, $0-64
 	MOVD out+0(FP), R0
@@ -5677,16 +5908,16 @@ TEXT ·rowsQ8_0DOT(SB), NOSPLIT, $0-64
 	MOVD sums+40(FP), R5
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end73
-loop73:
+	CBZ R1, end76
+loop76:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end74
-loop74:
+	CBZ R11, end77
+loop77:
 	WORD $0x3cc02042 // ldur q2, [x2, #2]
 	WORD $0x3cc12043 // ldur q3, [x2, #18]
 	WORD $0xacc16518 // ldp q24, q25, [x8], #32
@@ -5792,15 +6023,15 @@ loop74:
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	ADD $34, R2
 	SUB $1, R11
-	CBNZ R11, loop74
-end74:
+	CBNZ R11, loop77
+end77:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop73
-end73:
+	CBNZ R1, loop76
+end76:
 	RET
 
 // func rowsQ4_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -5814,16 +6045,16 @@ TEXT ·rowsQ4_0DOT(SB), NOSPLIT, $0-64
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e51e // movi v30.16b, #8
-	CBZ R1, end75
-loop75:
+	CBZ R1, end78
+loop78:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end76
-loop76:
+	CBZ R11, end79
+loop79:
 	WORD $0x3cc02044 // ldur q4, [x2, #2]
 	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
 	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
@@ -5953,15 +6184,15 @@ loop76:
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	ADD $18, R2
 	SUB $1, R11
-	CBNZ R11, loop76
-end76:
+	CBNZ R11, loop79
+end79:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop75
-end75:
+	CBNZ R1, loop78
+end78:
 	RET
 
 // func rowsQ4KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -5974,16 +6205,16 @@ TEXT ·rowsQ4KDOT(SB), NOSPLIT, $0-64
 	MOVD sums+40(FP), R5
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end77
-loop77:
+	CBZ R1, end80
+loop80:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end78
-loop78:
+	CBZ R11, end81
+loop81:
 	MOVWU 4(R2), R12
 	MOVWU 8(R2), R13
 	MOVWU 12(R2), R14
@@ -6096,15 +6327,15 @@ loop78:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $144, R2
 	SUB $1, R11
-	CBNZ R11, loop78
-end78:
+	CBNZ R11, loop81
+end81:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop77
-end77:
+	CBNZ R1, loop80
+end80:
 	RET
 
 // func rowsQ5KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6118,16 +6349,16 @@ TEXT ·rowsQ5KDOT(SB), NOSPLIT, $0-64
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e61e // movi v30.16b, #16
-	CBZ R1, end79
-loop79:
+	CBZ R1, end82
+loop82:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end80
-loop80:
+	CBZ R11, end83
+loop83:
 	MOVWU 4(R2), R12
 	MOVWU 8(R2), R13
 	MOVWU 12(R2), R14
@@ -6289,15 +6520,15 @@ loop80:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $176, R2
 	SUB $1, R11
-	CBNZ R11, loop80
-end80:
+	CBNZ R11, loop83
+end83:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop79
-end79:
+	CBNZ R1, loop82
+end82:
 	RET
 
 // func rowsQ6KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6312,16 +6543,16 @@ TEXT ·rowsQ6KDOT(SB), NOSPLIT, $0-64
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f01e41d // movi v29.16b, #32
 	WORD $0x4f01e61e // movi v30.16b, #0x30
-	CBZ R1, end81
-loop81:
+	CBZ R1, end84
+loop84:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end82
-loop82:
+	CBZ R11, end85
+loop85:
 	WORD $0x3dc03050 // ldr q16, [x2, #192]
 	WORD $0x0f08a614 // sshll v20.8h, v16.8b, #0
 	WORD $0x4f08a615 // sshll2 v21.8h, v16.16b, #0
@@ -6494,15 +6725,15 @@ loop82:
 	WORD $0x4fb519a1 // fmla v1.4s, v13.4s, v21.s[3]
 	ADD $210, R2
 	SUB $1, R11
-	CBNZ R11, loop82
-end82:
+	CBNZ R11, loop85
+end85:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop81
-end81:
+	CBNZ R1, loop84
+end84:
 	RET
 
 // func rowsIQ4XSDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6525,16 +6756,16 @@ TEXT ·rowsIQ4XSDOT(SB), NOSPLIT, $0-64
 	WORD $0x4e181d7d // mov v29.d[1], x11
 	MOVD $32, R7
 	WORD $0x4e020cfe // dup v30.8h, w7
-	CBZ R1, end83
-loop83:
+	CBZ R1, end86
+loop86:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end84
-loop84:
+	CBZ R11, end87
+loop87:
 	MOVHU 2(R2), R12
 	MOVWU 4(R2), R13
 	WORD $0x4e020d90 // dup v16.8h, w12
@@ -6650,15 +6881,15 @@ loop84:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $136, R2
 	SUB $1, R11
-	CBNZ R11, loop84
-end84:
+	CBNZ R11, loop87
+end87:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop83
-end83:
+	CBNZ R1, loop86
+end86:
 	RET
 
 // func peakFMANEON(n int)
@@ -6696,8 +6927,8 @@ TEXT ·peakFMANEON(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end85
-loop85:
+	CBZ R0, end88
+loop88:
 	WORD $0x4e3fcfc0 // fmla v0.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc1 // fmla v1.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc2 // fmla v2.4s, v30.4s, v31.4s
@@ -6723,8 +6954,8 @@ loop85:
 	WORD $0x4e3fcfd6 // fmla v22.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfd7 // fmla v23.4s, v30.4s, v31.4s
 	SUB $1, R0
-	CBNZ R0, loop85
-end85:
+	CBNZ R0, loop88
+end88:
 	RET
 
 // func peakDOT(n int)
@@ -6762,8 +6993,8 @@ TEXT ·peakDOT(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end86
-loop86:
+	CBZ R0, end89
+loop89:
 	WORD $0x4e9f97c0 // sdot v0.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c1 // sdot v1.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c2 // sdot v2.4s, v30.16b, v31.16b
@@ -6789,8 +7020,8 @@ loop86:
 	WORD $0x4e9f97d6 // sdot v22.4s, v30.16b, v31.16b
 	WORD $0x4e9f97d7 // sdot v23.4s, v30.16b, v31.16b
 	SUB $1, R0
-	CBNZ R0, loop86
-end86:
+	CBNZ R0, loop89
+end89:
 	RET
 
 // func readAllNEON(x *byte, n int)
@@ -6798,8 +7029,8 @@ TEXT ·readAllNEON(SB), NOSPLIT, $0-16
 	MOVD x+0(FP), R0
 	MOVD n+8(FP), R1
 	LSR $8, R1
-	CBZ R1, end87
-loop87:
+	CBZ R1, end90
+loop90:
 	WORD $0xad400400 // ldp q0, q1, [x0, #0]
 	WORD $0xad410c02 // ldp q2, q3, [x0, #32]
 	WORD $0xad421404 // ldp q4, q5, [x0, #64]
@@ -6810,6 +7041,6 @@ loop87:
 	WORD $0xad473c0e // ldp q14, q15, [x0, #224]
 	ADD $256, R0
 	SUB $1, R1
-	CBNZ R1, loop87
-end87:
+	CBNZ R1, loop90
+end90:
 	RET

@@ -227,6 +227,12 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 		kernel = unpackQ6KNEON
 	case quant.TQ2_0:
 		kernel = unpackTQ2NEON
+	case quant.TQ1_0:
+		kernel = unpackTQ1NEON
+	case quant.Q1_0:
+		kernel = unpackQ1_0NEON
+	case quant.Q2_0:
+		kernel = unpackQ2_0NEON
 	case quant.IQ4_NL:
 		withTable = unpackIQ4NLNEON
 	case quant.IQ4_XS:
@@ -261,6 +267,12 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 			scalesQ6K(scale[16*b:], src)
 		case quant.TQ2_0:
 			fill(scale[8*b:][:8], half(src[64:]))
+		case quant.TQ1_0:
+			fill(scale[8*b:][:8], half(src[52:]))
+		case quant.Q1_0:
+			fill(scale[4*b:][:4], half(src))
+		case quant.Q2_0:
+			fill(scale[2*b:][:2], half(src))
 		case quant.IQ4_XS:
 			scalesIQ4XS(scale[8*b:], src)
 		case quant.MXFP4:

@@ -158,7 +158,10 @@ var encodings = map[string]encoding{
 	"sub v.16b, v.16b, v.16b":   three(0x6e208400),
 	"mul v.4s, v.4s, v.s[]":     element(0x4f808000),
 	"mla v.4s, v.4s, v.s[]":     element(0x6f800000),
-	"neg v.4s, v.4s":            two(0x6ea0b800),
+	"neg v.16b, v.16b":          two(0x6e20b800),
+	"mul v.16b, v.16b, v.16b":   three(0x4e209c00),
+	"cmhs v.16b, v.16b, v.16b":  three(0x6e203c00),
+	"ushl v.16b, v.16b, v.16b":  three(0x6e204400),
 
 	"and v.16b, v.16b, v.16b":   three(0x4e201c00),
 	"orr v.16b, v.16b, v.16b":   three(0x4ea01c00),

@@ -45,6 +45,7 @@ func main() {
 	layout()
 	vectors()
 	unpackers()
+	few()
 	rows()
 	peaks()
 	for name, b := range map[string]*bytes.Buffer{*out: &code, *stub: &stubs} {

@@ -92,6 +92,68 @@ func unpackers() {
 	})
 }
 
+// few writes the unpackers of the types with 1 bit, 2 bits and trits in a row.
+func few() {
+	large("Q1_0", 18, func() {
+		v("ldur q0, [x2, #2]\nmov v2.16b, v26.16b")
+		for i := range 8 {
+			v("tbl v1.16b, {v0.16b}, v2.16b\ncmtst v1.16b, v1.16b, v28.16b\nand v1.16b, v1.16b, v27.16b\nstr q1, [x0], #16")
+			if i < 7 { // 27 holds 2
+				v("add v2.16b, v2.16b, v27.16b")
+			}
+		}
+	})
+	large("Q2_0", 18, func() {
+		v("ldur q0, [x2, #2]\nmov v2.16b, v26.16b")
+		for i := range 4 {
+			v("tbl v1.16b, {v0.16b}, v2.16b\nushl v1.16b, v1.16b, v28.16b\nand v1.16b, v1.16b, v31.16b\nstr q1, [x0], #16")
+			if i < 3 { // 27 holds 4
+				v("add v2.16b, v2.16b, v27.16b")
+			}
+		}
+	})
+	large("TQ1", 54, func() {
+		for i := range 3 {
+			v("ldur q%d, [x2, #%d]", i, 16*i)
+		}
+		for n := range 5 {
+			trits(4, 0)
+			trits(5, 1)
+			v("stp q4, q5, [x0], #32")
+			if n < 4 {
+				v("mul v0.16b, v0.16b, v28.16b\nmul v1.16b, v1.16b, v28.16b")
+			}
+		}
+		for n := range 5 {
+			trits(4, 2)
+			v("str q4, [x0], #16")
+			if n < 4 {
+				v("mul v2.16b, v2.16b, v28.16b")
+			}
+		}
+		g("ADD $48, R2, R3")
+		v("ld1r {v0.4s}, [x3]\nmul v0.16b, v0.16b, v27.16b")
+		trits(4, 0)
+		v("str q4, [x0], #16")
+	})
+}
+
+// trits leaves the first digits to base 3 of fractions of 256 in dst: how many
+// of 86/256 and 171/256, in 30 and 31, they reach.
+func trits(dst, src int) {
+	v("cmhs v6.16b, v%d.16b, v30.16b\ncmhs v7.16b, v%d.16b, v31.16b\nadd v6.16b, v6.16b, v7.16b\nneg v%d.16b, v6.16b", src, src, dst)
+}
+
+// fill fills a vector with two numbers.
+func fill(reg int, low, high uint64) {
+	g("MOVD $0x%016x, R19", low)
+	v("dup v%d.2d, x19", reg)
+	if high != low {
+		g("MOVD $0x%016x, R19", high)
+		v("mov v%d.d[1], x19", reg)
+	}
+}
+
 // masks fills 29 to 31 with the constants 0x80, 0x10 and 15.
 func masks() { v("movi v29.16b, #0x80\nmovi v30.16b, #0x10\nmovi v31.16b, #15") }
 
@@ -100,17 +162,26 @@ func unpacker(kind, signature string, size int, body func()) {
 	text(name, signature, name+" writes the bytes of whole blocks, not the scales.")
 	load("u", "blocks", "src")
 	masks()
-	if kind == "Q5_0" || kind == "Q5_1" {
-		// 28: each bit in turn; 26 and 27: which of four bytes it is in.
-		g("MOVD $0x8040201008040201, R19")
-		v("dup v28.2d, x19\nmovi v26.16b, #0")
-		g("MOVD $0x0101010101010101, R19")
-		v("mov v26.d[1], x19\nmovi v27.16b, #2\nadd v27.16b, v27.16b, v26.16b")
-	}
-	if kind == "Q6K" {
+	const eachBit = 0x8040201008040201
+	switch kind {
+	case "Q5_0", "Q5_1": // 26 and 27: which of four bytes a bit is in
+		fill(28, eachBit, eachBit)
+		fill(26, 0, 0x0101010101010101)
+		fill(27, 0x0202020202020202, 0x0303030303030303)
+	case "Q1_0":
+		fill(28, eachBit, eachBit)
+		fill(26, 0, 0x0101010101010101)
+		v("movi v27.16b, #2")
+	case "Q2_0": // 28: shifts right by 0, 2, 4 and 6
+		fill(28, 0xfafcfe00fafcfe00, 0xfafcfe00fafcfe00)
+		fill(26, 0x0101010100000000, 0x0303030302020202)
+		v("movi v27.16b, #4\nmovi v31.16b, #3")
+	case "TQ1": // 27: powers of 3
+		fill(27, 0x0303030301010101, 0x1b1b1b1b09090909)
+		v("movi v28.16b, #3\nmovi v30.16b, #86\nmovi v31.16b, #171")
+	case "Q6K":
 		v("movi v30.16b, #0x30")
-	}
-	if kind == "Q2K" || kind == "Q3K" || kind == "TQ2" {
+	case "Q2K", "Q3K", "TQ2":
 		v("movi v31.16b, #3")
 	}
 	if params["table"] != "" {
