@@ -16,6 +16,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/internal/decoder"
 	"github.com/smeltgguf/smelt/internal/inspect"
+	"github.com/smeltgguf/smelt/internal/manifest"
 	"github.com/smeltgguf/smelt/internal/tokenizer"
 	"github.com/smeltgguf/smelt/kernels"
 	"github.com/smeltgguf/smelt/quant"
@@ -49,6 +50,11 @@ func (f Finding) String() string {
 type Options struct {
 	// Text, unless empty, is tokenized and must come back from its tokens.
 	Text string
+	// Manifest, unless empty, is a manifest that the model's files must fit.
+	Manifest string
+	// Checksums is told how many bytes have been read for the manifest, of how
+	// many; nil: nobody is.
+	Checksums func(done, total int64)
 	// Progress is told how many bytes of tensors have been read, of how many.
 	Progress func(done, total int64)
 }
@@ -74,7 +80,29 @@ const maxOfKind = 20
 // is a finding; the error is for what kept File from looking: no such file,
 // an I/O error, an interrupt.
 func File(ctx context.Context, path string, opt Options) ([]Finding, error) {
+	found, err := sums(ctx, path, opt)
+	if err != nil {
+		return nil, err
+	}
 	f, err := gguf.Open(path)
+	var broken *formats.FormatError
+	if errors.As(err, &broken) {
+		return append(found, Finding{Error, "", broken.Error()}), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	more, err := Open(ctx, f, opt)
+	return append(found, more...), err
+}
+
+// sums holds the model's files against the manifest.
+func sums(ctx context.Context, path string, opt Options) ([]Finding, error) {
+	if opt.Manifest == "" {
+		return nil, nil
+	}
+	m, err := manifest.Read(opt.Manifest)
 	var broken *formats.FormatError
 	if errors.As(err, &broken) {
 		return []Finding{{Error, "", broken.Error()}}, nil
@@ -82,8 +110,12 @@ func File(ctx context.Context, path string, opt Options) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return Open(ctx, f, opt)
+	problems, err := m.Check(ctx, path, opt.Checksums)
+	var found []Finding
+	for _, p := range problems {
+		found = append(found, Finding{Error, "", p})
+	}
+	return found, err
 }
 
 // Open checks an opened model.

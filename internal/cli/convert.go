@@ -58,6 +58,7 @@ GGUF. The kind of input is recognised by its content.`,
 	f.IntVar(&o.Threads, "threads", 0, "goroutines that convert (default: all cores)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing file")
 	f.BoolVar(&o.AllowNonfinite, "allow-nonfinite", false, "convert NaN, infinity and overflow as they come, and report them")
+	f.BoolVar(&o.manifest, "manifest", false, "write OUT.manifest.json, too: checksums of inputs and output, version, command")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan, write nothing")
 	f.BoolVar(&o.list, "list", false, "print the model families that are read")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress and no summary")
@@ -70,6 +71,7 @@ type convertOptions struct {
 	quantize                  quantizeFlags
 	splitMaxSize              string
 	dryRun, list, quiet, json bool
+	manifest                  bool
 }
 
 func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
@@ -92,12 +94,24 @@ func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) erro
 	if o.dryRun {
 		return o.printPlan(stdout, p)
 	}
+	var m *manifests
+	if o.manifest {
+		if m, err = newManifests(ctx, [][]string{p.Files}, p.Source().Paths, "", o.Force); err != nil {
+			return err
+		}
+		defer m.giveUp()
+	}
 	start := time.Now()
 	bar := newProgress(stderr, "convert", "B", p.SourceBytes(), o.quiet)
 	res, err := p.Run(ctx, func(done int64) { bar.set(done, "") })
 	bar.finish()
 	if err != nil {
 		return err
+	}
+	if m != nil {
+		if err := m.commit(ctx, []string{p.Outtype}); err != nil {
+			return err
+		}
 	}
 	return o.summary(stdout, stderr, p, res, time.Since(start))
 }
@@ -162,7 +176,7 @@ func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	out := quantizePrinter{cmd: cmd, quiet: o.quiet, json: o.json}
+	out := quantizePrinter{cmd: cmd, quiet: o.quiet, json: o.json, manifest: o.manifest, imatrix: o.quantize.imatrix}
 	if !o.quiet {
 		printRemarks(cmd.ErrOrStderr(), describePlan(p))
 	}

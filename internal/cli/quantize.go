@@ -212,7 +212,7 @@ func newQuantize() *cobra.Command {
 		keepSplit, requant bool
 		dryRun, force      bool
 		quiet, jsonOut     bool
-		nonfinite          bool
+		nonfinite, sidecar bool
 		threads            int
 	)
 	cmd := &cobra.Command{
@@ -262,7 +262,7 @@ source; {ftype} in the output's name stands for the type.`,
 			if err != nil {
 				return err
 			}
-			p := quantizePrinter{cmd: cmd, quiet: quiet, json: jsonOut}
+			p := quantizePrinter{cmd: cmd, quiet: quiet, json: jsonOut, manifest: sidecar, imatrix: q.imatrix}
 			if dryRun {
 				return p.plan(plan)
 			}
@@ -284,6 +284,7 @@ source; {ftype} in the output's name stands for the type.`,
 	f.BoolVar(&keepSplit, "keep-split", false, "write the same parts as the input has")
 	f.BoolVar(&requant, "allow-requantize", false, "quantize tensors that are quantized already")
 	f.BoolVar(&nonfinite, "allow-nonfinite", false, "go on where the source holds NaN or infinity")
+	f.BoolVar(&sidecar, "manifest", false, "write OUT.manifest.json, too: checksums of inputs and output, type, version, command")
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan and write nothing")
 	f.BoolVar(&force, "force", false, "replace the output if it exists")
 	f.IntVar(&threads, "threads", 0, "threads (default: all processors)")
@@ -311,6 +312,8 @@ func parseLayers(s string) ([]int, error) {
 type quantizePrinter struct {
 	cmd         *cobra.Command
 	quiet, json bool
+	manifest    bool   // write one per output
+	imatrix     string // its file, for the manifest
 }
 
 func (p *quantizePrinter) notice(s string) {
@@ -321,6 +324,18 @@ func (p *quantizePrinter) notice(s string) {
 
 // run quantizes and prints the summary.
 func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quantize.RunOptions) error {
+	var m *manifests
+	if p.manifest {
+		var outputs [][]string
+		for i := range plan.Outputs {
+			outputs = append(outputs, plan.Paths(i, opt.Out))
+		}
+		var err error
+		if m, err = newManifests(p.cmd.Context(), outputs, plan.Source.Paths, p.imatrix, opt.Force); err != nil {
+			return err
+		}
+		defer m.giveUp()
+	}
 	bar := newProgress(p.cmd.ErrOrStderr(), p.cmd.Name(), "B", plan.SourceBytes(), p.quiet)
 	opt.Measure = reportPath != ""
 	opt.Progress = func(done int64) { bar.set(done, "") }
@@ -332,6 +347,15 @@ func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quanti
 			p.notice("what is done is kept; the same command goes on with it")
 		}
 		return err
+	}
+	if m != nil {
+		var types []string
+		for _, o := range plan.Outputs {
+			types = append(types, o.Target.Name())
+		}
+		if err := m.commit(p.cmd.Context(), types); err != nil {
+			return err
+		}
 	}
 	return p.result(plan, res, reportPath, opt.Force)
 }

@@ -14,6 +14,7 @@ import (
 func newVerifyFile() *cobra.Command {
 	var (
 		texts                 []string
+		sidecar               string
 		asJSON, strict, quiet bool
 	)
 	cmd := &cobra.Command{
@@ -22,7 +23,9 @@ func newVerifyFile() *cobra.Command {
 		Long: `Look through a GGUF for what makes it unusable, without running it: structure, all
 parts of a split model, NaN and infinities in every block, all-zero tensors, the
 tensors and dimensions that the architecture asks for, vocabulary against embedding.
-With --text the tokenizer must give that text back. Any error is exit code 1.`,
+With --text the tokenizer must give that text back. Sizes and checksums are held against
+the manifest that convert and quantize write with --manifest: --manifest FILE, or
+FILE.manifest.json where there is one. Any error is exit code 1.`,
 		Example: `  verify file model.gguf
   verify file --strict --text wiki.txt model-00001-of-00003.gguf`,
 		Args: cobra.ExactArgs(1),
@@ -35,7 +38,21 @@ With --text the tokenizer must give that text back. Any error is exit code 1.`,
 				}
 				opt.Text = string(text.Data)
 			}
+			var err error
+			if opt.Manifest, err = manifestOf(sidecar, args[0]); err != nil {
+				return err
+			}
 			var bar *progress
+			opt.Checksums = func(done, total int64) {
+				if bar == nil {
+					bar = newProgress(cmd.ErrOrStderr(), "checksum", "B", total, quiet)
+				}
+				bar.set(done, "")
+				if done == total {
+					bar.finish()
+					bar = nil
+				}
+			}
 			opt.Progress = func(done, total int64) {
 				if bar == nil {
 					bar = newProgress(cmd.ErrOrStderr(), "check", "B", total, quiet)
@@ -72,6 +89,7 @@ With --text the tokenizer must give that text back. Any error is exit code 1.`,
 		},
 	}
 	cmd.Flags().StringArrayVar(&texts, "text", nil, "text to send through the tokenizer and back: file or glob (may be repeated)")
+	cmd.Flags().StringVar(&sidecar, "manifest", "", "manifest to check the file with (default: FILE.manifest.json, if there is one)")
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings, too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object: path, errors, warnings, findings (severity, tensor, message)")
 	cmd.Flags().BoolVar(&quiet, "quiet", false, "no progress")
