@@ -15,15 +15,21 @@ if [ -d "$SMELT_IN" ]; then
 	convert --in "$SMELT_IN" --out "$base" --force
 fi
 out=${SMELT_OUT//\{ftype\}/${SMELT_FTYPE}}
-quantize -q "$SMELT_FTYPE" "$base" "$out" --force
+quantize -q "$SMELT_FTYPE" "$base" "$out" --force --manifest
 
 gates=()
 while IFS= read -r gate; do
 	[ -z "$gate" ] || gates+=(--gate "$gate")
 done <<<"${SMELT_GATES:-}"
 
+page=()
+if [ -n "${SMELT_HTML:-}" ]; then
+	page=(--html "$SMELT_HTML")
+	echo "html=$SMELT_HTML" >>"$outputs"
+fi
+
 echo "json=$work/report.json" >>"$outputs"
 verify --base "$base" --model "$out" --text "$SMELT_TEXT" --ctx "${SMELT_CTX:-512}" --chunks "${SMELT_CHUNKS:-0}" \
-	--markdown "$work/report.md" --json "${gates[@]}" >"$work/report.json" && status=0 || status=$?
+	--markdown "$work/report.md" --json "${gates[@]}" "${page[@]}" >"$work/report.json" && status=0 || status=$?
 [ ! -f "$work/report.md" ] || cat "$work/report.md" >>"$summary"
 exit "$status"
