@@ -25,30 +25,18 @@ func loadBaichuan(b *builder) {
 	c := b.cfg
 	s := b.commonShape()
 	c.oneOf("hidden_act", "silu", "silu")
-	eps := c.positive("rms_norm_eps")
+	c.positive("rms_norm_eps")
 	r := b.rope(10000, "linear")
 	if s.vocab == 125696 {
 		b.note("Baichuan 2 normalizes the rows of its output matrix when it runs; they are written as they are, as llama.cpp's converter does")
 	}
 
+	if s.context == 0 {
+		c.count("max_position_embeddings")
+	}
+	b.commonParams(s, r)
 	b.set("tensor_data_layout", "Meta AI original pth")
-	b.setUint("context_length", c.count("max_sequence_length", "max_position_embeddings", "model_max_length"))
-	b.setUint("embedding_length", s.embd)
-	b.setUint("block_count", s.layers)
-	b.setUint("feed_forward_length", s.ffn)
 	b.setUint("rope.dimension_count", s.headDim)
-	b.setUint("attention.head_count", s.heads)
-	b.setUint("attention.head_count_kv", s.kv)
-	b.setEps("rms_norm_eps", "attention.layer_norm_rms_epsilon", eps)
-	b.setFileType()
-	if r.typ == "linear" {
-		b.set("rope.scaling.type", "linear")
-		b.setFloat("rope.scaling.factor", r.params.positive("factor"))
-	}
-	if r.params != nil {
-		ropeLeftover(r.params)
-	}
-	b.freqBaseUnlessDefault(r)
 
 	viaQ, viaK := b.unrope(s.heads), b.unrope(s.kv)
 	b.embedding("model.embed_tokens.weight", "lm_head.weight", s.vocab, s.embd)

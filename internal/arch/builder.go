@@ -246,6 +246,15 @@ func (b *builder) setUint(key string, n int) { b.set(key, uint32(n)) }
 
 func (b *builder) setFloat(key string, f float64) { b.set(key, float32(f)) }
 
+// toEnd moves a key of the architecture behind those that are there.
+func (b *builder) toEnd(key string) {
+	key = b.f.Name + "." + key
+	if v, ok := b.m.Params.Get(key); ok {
+		b.m.Params.Delete(key)
+		b.m.Params.Set(key, v)
+	}
+}
+
 // setFileType writes general.file_type, which stands among the architecture's
 // keys.
 func (b *builder) setFileType() { b.m.Params.Set("general.file_type", b.opt.FileType) }

@@ -68,8 +68,7 @@ func loadDeepseek2(b *builder) {
 	if n := c.countOr(1, "moe_layer_freq"); n != 1 {
 		c.bad(formats.Unsupported, "moe_layer_freq %d is not supported", n)
 	}
-	c.ignore("attention_bias", "num_nextn_predict_layers", "head_dim")
-	delete(c.vals, "head_dim")
+	c.ignore("attention_bias", "num_nextn_predict_layers")
 	r := b.rope(10000, "yarn")
 	mscaleAll, hasMscale := 0.0, false
 	if r.typ == "yarn" {

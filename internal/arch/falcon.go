@@ -92,7 +92,7 @@ func loadFalcon(b *builder) {
 // freqBaseUnlessDefault writes the base of the rope where llama.cpp's converter
 // leaves it out, if it is not what llama.cpp then takes.
 func (b *builder) freqBaseUnlessDefault(r *rope) {
-	if r.theta != 10000 {
+	if r.theta != defaultBase {
 		b.setFloat("rope.freq_base", r.theta)
 	}
 }

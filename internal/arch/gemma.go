@@ -118,14 +118,14 @@ func gemmaDecoder(d *Decoder, _ *params) {
 
 func loadGemma(b *builder, generation int) {
 	c := b.cfg
-	if !c.has("head_dim") {
-		c.vals["head_dim"] = number(256)
+	// Defaults that small configs leave out.
+	defaults, defaulted := map[string]int{"head_dim": 256}, map[string]bool{}
+	if generation == 3 {
+		defaults = map[string]int{"head_dim": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 131072}
 	}
-	if generation == 3 { // defaults that small configs leave out
-		for key, n := range map[string]int{"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 131072} {
-			if !c.has(key) {
-				c.vals[key] = number(n)
-			}
+	for key, n := range defaults {
+		if defaulted[key] = !c.has(key); defaulted[key] {
+			c.vals[key] = number(n)
 		}
 	}
 	if !c.has("vocab_size") {
@@ -148,6 +148,17 @@ func loadGemma(b *builder, generation int) {
 		c.ignore("attn_logit_softcapping")
 		b.commonParams(s, r)
 		b.setEps("rms_norm_eps", "attention.layer_norm_rms_epsilon", eps)
+		// What the config leaves out stands behind what it says.
+		defaulted["rms_norm_eps"], defaulted["rope_theta"] = !c.has("rms_norm_eps"), !r.given
+		for _, k := range [][2]string{
+			{"max_position_embeddings", "context_length"}, {"num_attention_heads", "attention.head_count"},
+			{"rms_norm_eps", "attention.layer_norm_rms_epsilon"}, {"head_dim", "attention.key_length"},
+			{"head_dim", "attention.value_length"}, {"rope_theta", "rope.freq_base"},
+		} {
+			if defaulted[k[0]] {
+				b.toEnd(k[1])
+			}
+		}
 		if f, ok := c.floatIf("final_logit_softcapping"); ok && f != 0 {
 			b.setFloat("final_logit_softcapping", f)
 		}
@@ -156,6 +167,9 @@ func loadGemma(b *builder, generation int) {
 				c.bad(formats.Unsupported, "sliding_window_pattern %d: the GGUF of a Gemma 3 means 6", pattern)
 			}
 			b.setUint("attention.sliding_window", c.count("sliding_window"))
+		}
+		if defaulted["num_key_value_heads"] {
+			b.toEnd("attention.head_count_kv")
 		}
 	} else {
 		b.rope(10000) // must be plain

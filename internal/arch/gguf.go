@@ -180,7 +180,7 @@ func DecoderFromGGUF(meta *gguf.Metadata) (d *Decoder, err error) {
 func (p *params) rope(headDim, context int) Rope {
 	r := Rope{
 		Dim:             p.countOr(headDim, "rope.dimension_count"),
-		Base:            p.floatOr(10000, "rope.freq_base"),
+		Base:            p.floatOr(defaultBase, "rope.freq_base"),
 		BaseLocal:       p.floatOr(0, "rope.freq_base_swa"),
 		AttnFactor:      p.floatOr(0, "rope.scaling.attn_factor"),
 		OriginalContext: p.countOr(context, "rope.scaling.original_context_length"),

@@ -12,6 +12,7 @@ import (
 type rope struct {
 	typ    string  // "default", "linear", "llama3", "yarn", "longrope", "dynamic"
 	theta  float64 // base
+	given  bool    // the config says theta
 	local  float64 // base of layers with a sliding window; 0: none of their own
 	params *Config // of the type; nil for default
 }
@@ -23,6 +24,9 @@ var yarnKeys = []keyPair{
 	{"rope.scaling.yarn_beta_fast", []string{"beta_fast"}},
 	{"rope.scaling.yarn_beta_slow", []string{"beta_slow"}},
 }
+
+// defaultBase is the base that readers of a GGUF without rope.freq_base take.
+const defaultBase = 10000
 
 // rope reads the rope settings, in the form of rope_theta and rope_scaling or
 // of rope_parameters. The type must be "default" or among supported.
@@ -57,7 +61,7 @@ func (b *builder) rope(defaultTheta float64, supported ...string) *rope {
 	if r.typ != "default" && !slices.Contains(supported, r.typ) {
 		c.bad(formats.Unsupported, "%srope_type %s is not understood; known here: %q", r.params.where, formats.Quote(r.typ), append([]string{"default"}, supported...))
 	}
-	r.theta = defaultTheta
+	r.theta, r.given = defaultTheta, hasTheta
 	if hasTheta {
 		r.theta = theta
 	}
@@ -107,7 +111,7 @@ func (b *builder) ropeParams(r *rope) {
 		p.ignore("mrope_section")
 		ropeLeftover(p)
 	}
-	if r.theta > 0 {
+	if r.given || r.theta != defaultBase {
 		b.setFloat("rope.freq_base", r.theta)
 	}
 	if r.local > 0 {
