@@ -234,11 +234,11 @@ func (r *Rows) ReadRows(dst []byte, first, n int) error {
 	if len(dst) != n*size {
 		panic(fmt.Sprintf("gguf: %d rows of %d bytes into %d", n, size, len(dst)))
 	}
-	return r.t.readAt(dst, uint64(first)*uint64(size))
+	return r.t.ReadData(dst, uint64(first)*uint64(size))
 }
 
-// readAt fills p with the tensor's data from byte off on.
-func (t *Tensor) readAt(p []byte, off uint64) error {
+// ReadData fills p with the tensor's data from byte off on.
+func (t *Tensor) ReadData(p []byte, off uint64) error {
 	at := t.part.dataOffset + int64(t.Offset+off)
 	n, err := t.part.r.ReadAt(p, at)
 	if n == len(p) {
@@ -261,7 +261,7 @@ func (f *File) ReadBlocks(ctx context.Context, t *Tensor, buf []byte, fn func(b 
 			return context.Cause(ctx)
 		}
 		b := buf[:min(per, t.Size()-off)]
-		if err := t.readAt(b, off); err != nil {
+		if err := t.ReadData(b, off); err != nil {
 			return err
 		}
 		if err := fn(b); err != nil {

@@ -164,6 +164,7 @@ func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	defer opt.Imatrix.Close()
 	opt.DryRun = o.dryRun
 	opt.Split = gguf.SplitOptions{MaxTensors: o.SplitMaxTensors, MaxSize: o.SplitMaxSize}
 	o.Outtype, o.SplitMaxTensors, o.SplitMaxSize = "auto", 0, 0

@@ -77,7 +77,8 @@ func (q *quantizeFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("include-weights", "exclude-weights")
 }
 
-// options turns the flags into options; types is the list given with -q.
+// options turns the flags into options; types is the list given with -q. Close
+// the importance matrix, which may be nil, after use.
 func (q *quantizeFlags) options(types string) (quantize.Options, error) {
 	opt := quantize.Options{
 		Pure: q.pure, LeaveOutput: q.leaveOutput, Strict: q.strict,
@@ -116,7 +117,7 @@ func (q *quantizeFlags) options(types string) (quantize.Options, error) {
 		opt.Overrides = append(opt.Overrides, o)
 	}
 	if q.imatrix != "" {
-		opt.Imatrix, err = imatrix.Open(q.imatrix)
+		opt.Imatrix, err = imatrix.OpenLazy(q.imatrix)
 	}
 	return opt, err
 }
@@ -242,6 +243,7 @@ source; {ftype} in the output's name stands for the type.`,
 			if err != nil {
 				return err
 			}
+			defer opt.Imatrix.Close()
 			opt.KeepSplit, opt.AllowRequantize, opt.DryRun = keepSplit, requant, dryRun
 			if opt.Prune, err = parseLayers(prune); err != nil {
 				return err

@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/formats/gguf"
@@ -30,15 +31,24 @@ type Matrix struct {
 	ChunkSize uint32   // tokens per chunk; 0 in the legacy form, which does not say
 
 	entries map[string]*Entry
+	file    io.Closer // that entries are read from
 }
 
 // Entry is what was measured for one tensor.
 type Entry struct {
 	// Sums of squared activations, row length values per matrix: one matrix,
-	// or one per expert.
+	// or one per expert. Nil where they are still in the file.
 	Sums []float32
 	// Counts of summed activations, one per matrix or one for all of them.
 	Counts []float32
+
+	stored *stored
+}
+
+// stored is where an entry's sums are in a file.
+type stored struct {
+	n    int // values
+	read func(p []byte, off int64) error
 }
 
 // New returns a matrix without entries.
@@ -58,7 +68,7 @@ func (m *Matrix) Len() int { return len(m.entries) }
 
 // Filter returns a matrix of the entries whose names keep accepts.
 func (m *Matrix) Filter(keep func(tensor string) bool) *Matrix {
-	out := &Matrix{Datasets: m.Datasets, Chunks: m.Chunks, ChunkSize: m.ChunkSize, entries: map[string]*Entry{}}
+	out := &Matrix{Datasets: m.Datasets, Chunks: m.Chunks, ChunkSize: m.ChunkSize, entries: map[string]*Entry{}, file: m.file}
 	for name, e := range m.entries {
 		if keep(name) {
 			out.entries[name] = e
@@ -67,22 +77,83 @@ func (m *Matrix) Filter(keep func(tensor string) bool) *Matrix {
 	return out
 }
 
+// Len returns the number of values: input channels, of all matrices.
+func (e *Entry) Len() int {
+	if e.stored != nil {
+		return e.stored.n
+	}
+	return len(e.Sums)
+}
+
 // Values returns the mean squared activation of each input channel, in the
-// form that quantization takes. An expert that the text never reached counts
-// as all ones.
+// form that quantization takes; see ReadValues. The sums are held in memory.
 func (e *Entry) Values() []float32 {
-	out := make([]float32, len(e.Sums))
-	n := len(e.Sums) / len(e.Counts)
-	for i, count := range e.Counts {
-		for j := i * n; j < (i+1)*n; j++ {
+	out := slices.Clone(e.Sums)
+	e.divide(out, 0)
+	return out
+}
+
+// ReadValues fills dst with the mean squared activations of input channels
+// from first on. An expert that the text never reached counts as all ones.
+func (e *Entry) ReadValues(dst []float32, first int) error {
+	if e.stored == nil {
+		copy(dst, e.Sums[first:])
+	} else if err := e.stored.sums(dst, first); err != nil {
+		return err
+	}
+	e.divide(dst, first)
+	return nil
+}
+
+// divide divides sums, those from first on, by their counts.
+func (e *Entry) divide(sums []float32, first int) {
+	n := e.Len() / len(e.Counts) // values of a count
+	for len(sums) > 0 {
+		count := e.Counts[first/n]
+		part := sums[:min(len(sums), n-first%n)]
+		for i := range part {
 			if count > 0 {
-				out[j] = e.Sums[j] / count
+				part[i] /= count
 			} else {
-				out[j] = 1
+				part[i] = 1
 			}
 		}
+		sums, first = sums[len(part):], first+len(part)
 	}
-	return out
+}
+
+// pieceBytes is how much of a file is read at a time.
+const pieceBytes = 64 << 10
+
+var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+
+// sums reads sums from first on.
+func (s *stored) sums(dst []float32, first int) error {
+	raw := pieces.Get().(*[pieceBytes]byte)
+	defer pieces.Put(raw)
+	off := int64(4 * first)
+	for len(dst) > 0 {
+		piece := raw[:min(4*len(dst), len(raw))]
+		if err := s.read(piece, off); err != nil {
+			return err
+		}
+		floats(dst[:len(piece)/4], piece)
+		dst, off = dst[len(piece)/4:], off+int64(len(piece))
+	}
+	return nil
+}
+
+// load brings the sums into memory.
+func (e *Entry) load() error {
+	if e.stored == nil {
+		return nil
+	}
+	sums := make([]float32, e.stored.n)
+	if err := e.stored.sums(sums, 0); err != nil {
+		return err
+	}
+	e.Sums, e.stored = sums, nil
+	return nil
 }
 
 // Unseen returns how many of the entry's experts the text never reached.
@@ -120,7 +191,7 @@ func (m *Matrix) Merge(other *Matrix) error {
 		o := other.entries[name]
 		e := m.entries[name]
 		if e == nil {
-			m.entries[name] = &Entry{slices.Clone(o.Sums), slices.Clone(o.Counts)}
+			m.entries[name] = &Entry{Sums: slices.Clone(o.Sums), Counts: slices.Clone(o.Counts)}
 			continue
 		}
 		if !e.add(o) {
@@ -152,6 +223,18 @@ const (
 
 // Open reads a file of either form, told apart by its contents.
 func Open(path string) (*Matrix, error) {
+	m, err := OpenLazy(path)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return m, m.load()
+}
+
+// OpenLazy is Open for a matrix that may be larger than memory: all values are
+// looked at, but stay in the file, for Entry.ReadValues alone. Close the matrix
+// after use.
+func OpenLazy(path string) (*Matrix, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		var pe *fs.PathError
@@ -160,7 +243,16 @@ func Open(path string) (*Matrix, error) {
 		}
 		return nil, formats.Malformedf(path, -1, "%v", err)
 	}
-	defer f.Close()
+	m, err := openLazy(f, path)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	m.file = f
+	return m, nil
+}
+
+func openLazy(f *os.File, path string) (*Matrix, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, formats.Malformedf(path, -1, "%v", err)
@@ -168,11 +260,38 @@ func Open(path string) (*Matrix, error) {
 	if !st.Mode().IsRegular() {
 		return nil, formats.Malformedf(path, -1, "not a regular file")
 	}
-	return Read(f, st.Size(), path)
+	return readLazy(f, st.Size(), path)
+}
+
+// Close closes the file of a matrix that OpenLazy returned; others, nil too, have none.
+func (m *Matrix) Close() error {
+	if m == nil || m.file == nil {
+		return nil
+	}
+	return m.file.Close()
 }
 
 // Read reads size bytes of either form from r; name is for messages.
 func Read(r io.ReaderAt, size int64, name string) (*Matrix, error) {
+	m, err := readLazy(r, size, name)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.load()
+}
+
+// load brings all values into memory.
+func (m *Matrix) load() error {
+	for _, e := range m.entries {
+		if err := e.load(); err != nil {
+			return err
+		}
+	}
+	m.file = nil
+	return nil
+}
+
+func readLazy(r io.ReaderAt, size int64, name string) (*Matrix, error) {
 	var magic [4]byte
 	if _, err := r.ReadAt(magic[:], 0); err == nil && string(magic[:]) == "GGUF" {
 		return readGGUF(r, size, name)
@@ -215,17 +334,23 @@ func readGGUF(r io.ReaderAt, size int64, name string) (*Matrix, error) {
 		if counts == nil {
 			return nil, bad("tensor %s without %s", formats.Quote(t.Name), formats.Quote(tensor+suffixCounts))
 		}
-		e := &Entry{}
-		if e.Sums, err = readTensor(f, t); err != nil {
-			return nil, err
+		if err := checkSize(t.Elems(), counts.Elems()); err != nil {
+			return nil, bad("tensor %s: %v", formats.Quote(tensor), err)
 		}
-		if e.Counts, err = readTensor(f, counts); err != nil {
+		read := func(p []byte, off int64) error { return t.ReadData(p, uint64(off)) }
+		e := &Entry{Counts: make([]float32, counts.Elems()), stored: &stored{int(t.Elems()), read}}
+		n := &stored{len(e.Counts), func(p []byte, off int64) error { return counts.ReadData(p, uint64(off)) }}
+		if err := n.sums(e.Counts, 0); err != nil {
 			return nil, err
 		}
 		for i, c := range e.Counts {
 			e.Counts[i] = float32(math.Round(float64(c)))
 		}
 		if err := e.check(); err != nil {
+			var fe *formats.FormatError
+			if !errors.As(err, &fe) {
+				return nil, err
+			}
 			return nil, bad("tensor %s: %v", formats.Quote(tensor), err)
 		}
 		m.entries[tensor] = e
@@ -236,36 +361,41 @@ func readGGUF(r io.ReaderAt, size int64, name string) (*Matrix, error) {
 	return m, nil
 }
 
-func readTensor(f *gguf.File, t *gguf.Tensor) ([]float32, error) {
-	rows := f.Rows(t)
-	raw := make([]byte, t.Size())
-	if err := rows.ReadRows(raw, 0, rows.Count()); err != nil {
-		return nil, err
+// floats decodes raw into dst.
+func floats(dst []float32, raw []byte) {
+	for i := range dst {
+		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 	}
-	return floats(raw), nil
 }
 
-func floats(raw []byte) []float32 {
-	out := make([]float32, len(raw)/4)
-	for i := range out {
-		out[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+func checkSize(values, counts uint64) error {
+	if counts == 0 || values == 0 || values%counts != 0 {
+		return formats.Malformedf("", -1, "%d values for %d matrices", values, counts)
 	}
-	return out
+	return nil
 }
 
 // check refuses what cannot be sums of squares and counts.
 func (e *Entry) check() error {
-	if len(e.Counts) == 0 || len(e.Sums) == 0 || len(e.Sums)%len(e.Counts) != 0 {
-		return formats.Malformedf("", -1, "%d values for %d matrices", len(e.Sums), len(e.Counts))
+	buf := make([]float32, min(e.stored.n, pieceBytes/4))
+	for first := 0; first < e.stored.n; first += len(buf) {
+		piece := buf[:min(len(buf), e.stored.n-first)]
+		if err := e.stored.sums(piece, first); err != nil {
+			return err
+		}
+		if err := checkFloats("value", piece, first); err != nil {
+			return err
+		}
 	}
-	for _, s := range []struct {
-		what string
-		v    []float32
-	}{{"value", e.Sums}, {"count", e.Counts}} {
-		for i, x := range s.v {
-			if !(x >= 0) || math.IsInf(float64(x), 0) {
-				return formats.Malformedf("", -1, "%s %d is %g", s.what, i, x)
-			}
+	return checkFloats("count", e.Counts, 0)
+}
+
+// checkFloats refuses negative and nonfinite numbers; first is the position of
+// the first.
+func checkFloats(what string, x []float32, first int) error {
+	for i, v := range x {
+		if !(v >= 0) || math.IsInf(float64(v), 0) {
+			return formats.Malformedf("", -1, "%s %d is %g", what, first+i, v)
 		}
 	}
 	return nil
@@ -277,7 +407,7 @@ func (e *Entry) check() error {
 // the text. All numbers are int32 or float32, strings have their length before
 // them.
 func readLegacy(r io.ReaderAt, size int64, name string) (*Matrix, error) {
-	d := legacyReader{r: bufio.NewReader(io.NewSectionReader(r, 0, size)), size: size, name: name}
+	d := legacyReader{file: r, r: bufio.NewReader(io.NewSectionReader(r, 0, size)), size: size, name: name}
 	m := New()
 	n := d.count("number of entries")
 	if d.err == nil && n == 0 {
@@ -287,9 +417,20 @@ func readLegacy(r io.ReaderAt, size int64, name string) (*Matrix, error) {
 		at := d.pos
 		tensor := string(d.bytes(d.count("length of a name")))
 		calls := d.count("number of calls")
-		e := &Entry{Sums: floats(d.bytes(4 * d.count("number of values"))), Counts: []float32{float32(calls)}}
+		values := d.count("number of values")
+		start := d.pos
+		d.skip(4 * values)
 		if d.err != nil {
 			break
+		}
+		e := &Entry{Counts: []float32{float32(calls)}, stored: &stored{values, func(p []byte, off int64) error {
+			if _, err := r.ReadAt(p, start+off); err != nil {
+				return formats.Malformedf(name, start+off, "read error: %v", err)
+			}
+			return nil
+		}}}
+		if err := checkSize(uint64(values), 1); err != nil {
+			return nil, formats.Malformedf(name, at, "entry %s: %v", formats.Quote(tensor), err)
 		}
 		if calls == 0 {
 			e.Counts[0] = 1 // the values stand as they are
@@ -317,6 +458,7 @@ func readLegacy(r io.ReaderAt, size int64, name string) (*Matrix, error) {
 }
 
 type legacyReader struct {
+	file      io.ReaderAt
 	r         *bufio.Reader
 	pos, size int64
 	name      string
@@ -325,10 +467,7 @@ type legacyReader struct {
 
 // bytes reads n bytes that the file is known to have.
 func (d *legacyReader) bytes(n int) []byte {
-	if d.err == nil && int64(n) > d.size-d.pos {
-		d.err = formats.Malformedf(d.name, d.pos, "neither GGUF nor a legacy importance matrix, or truncated: needs %d bytes, has %d", n, d.size-d.pos)
-	}
-	if d.err != nil {
+	if !d.need(n) {
 		return nil
 	}
 	b := make([]byte, n)
@@ -339,6 +478,22 @@ func (d *legacyReader) bytes(n int) []byte {
 		return nil
 	}
 	return b
+}
+
+// skip passes over n bytes that the file is known to have.
+func (d *legacyReader) skip(n int) {
+	if d.need(n) {
+		d.pos += int64(n)
+		d.r.Reset(io.NewSectionReader(d.file, d.pos, d.size-d.pos))
+	}
+}
+
+// need tells whether the file has n more bytes and no error came before.
+func (d *legacyReader) need(n int) bool {
+	if d.err == nil && int64(n) > d.size-d.pos {
+		d.err = formats.Malformedf(d.name, d.pos, "neither GGUF nor a legacy importance matrix, or truncated: needs %d bytes, has %d", n, d.size-d.pos)
+	}
+	return d.err == nil
 }
 
 func (d *legacyReader) count(what string) int {

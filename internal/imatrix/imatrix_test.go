@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +77,7 @@ func TestSaveAndOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(m, got, cmp.AllowUnexported(Matrix{})); d != "" {
+	if d := cmp.Diff(m, got, cmp.AllowUnexported(Matrix{}, Entry{})); d != "" {
 		t.Error(d)
 	}
 	e := got.Entry("blk.1.ffn_down_exps.weight")
@@ -102,6 +104,85 @@ func TestSaveAndOpen(t *testing.T) {
 		"blk.1.ffn_down_exps.weight.in_sum2", "blk.1.ffn_down_exps.weight.counts",
 	}; !slices.Equal(tensors, want) {
 		t.Errorf("tensors %q", tensors)
+	}
+}
+
+// TestLazy reads values from files of both forms piece by piece.
+func TestLazy(t *testing.T) {
+	dir := t.TempDir()
+	const n = 3 * 20000 // more than a piece of the file
+	e := &Entry{Sums: make([]float32, n), Counts: []float32{2, 0, 4}}
+	for i := range e.Sums {
+		e.Sums[i] = float32(i % 1000)
+	}
+	m := New()
+	m.Datasets, m.Chunks, m.ChunkSize = []string{"a.txt"}, 3, 256
+	m.Set("a", &Entry{Sums: []float32{3}, Counts: []float32{1}})
+	m.Set("b", e)
+	if err := m.Save(filepath.Join(dir, "m.gguf"), false); err != nil {
+		t.Fatal(err)
+	}
+	old := legacy(2, "a", 1, []float32{3}, "b", 4, e.Sums, 3)
+	if err := os.WriteFile(filepath.Join(dir, "m.dat"), old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"m.gguf", "m.dat"} {
+		path := filepath.Join(dir, name)
+		whole, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lazy, err := OpenLazy(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := lazy.Filter(func(tensor string) bool { return tensor == "b" }).Entry("b"), whole.Entry("b").Values()
+		if got.Len() != n || got.Sums != nil || whole.Entry("b").Len() != n {
+			t.Errorf("%s: %d values, %d of them held", name, got.Len(), len(got.Sums))
+		}
+		for _, r := range [][2]int{{0, n}, {0, 1}, {n - 1, n}, {19999, 20001}, {12345, 54321}, {7, 7}} {
+			dst := make([]float32, r[1]-r[0])
+			if err := got.ReadValues(dst, r[0]); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(dst, want[r[0]:r[1]]) {
+				t.Errorf("%s: values %d to %d differ", name, r[0], r[1])
+			}
+		}
+		if err := lazy.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := got.ReadValues(make([]float32, 1), 0); err == nil {
+			t.Errorf("%s: read from a closed file", name)
+		}
+	}
+}
+
+// TestLazyMemory opens a matrix of many experts.
+func TestLazyMemory(t *testing.T) {
+	const values = 16 << 20
+	path := filepath.Join(t.TempDir(), "m.dat")
+	head := legacy(1, "blk.0.ffn_up_exps.weight", 1, values)
+	if err := os.WriteFile(path, head, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(len(head)+4*values)); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	m, err := OpenLazy(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	row := make([]float32, 4096)
+	if err := m.Entry("blk.0.ffn_up_exps.weight").ReadValues(row, values-len(row)); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > values/2 {
+		t.Errorf("%d bytes allocated for a matrix of %d", n, 4*values)
 	}
 }
 

@@ -250,7 +250,7 @@ func (p *Plan) check(target Target, t *Tensor, pl *Planned) error {
 		switch {
 		case pl.Coverage == Unfitting && !embedding:
 			return refuse("its importance has %d values, the tensor wants %d x %d; the matrix is of another model",
-				len(opt.Imatrix.Entry(t.Name).Sums), t.dim(0), t.dim(2))
+				opt.Imatrix.Entry(t.Name).Len(), t.dim(0), t.dim(2))
 		case pl.Coverage != Covered && opt.Strict && !embedding && recipe.KindOf(pl.Name) != recipe.Output:
 			return refuse("the importance matrix has no entry for it").WithHint("leave out --strict, or use a matrix of more text")
 		}
@@ -270,7 +270,7 @@ func (p *Plan) cover(t *Tensor, pl *Planned) {
 	switch {
 	case e == nil:
 		pl.Coverage = Uncovered
-	case uint64(len(e.Sums)) != t.dim(0)*t.dim(2):
+	case uint64(e.Len()) != t.dim(0)*t.dim(2):
 		pl.Coverage = Unfitting
 	default:
 		pl.Coverage, pl.importance = Covered, e

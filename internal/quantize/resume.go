@@ -3,6 +3,7 @@ package quantize
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/internal/imatrix"
 	"github.com/smeltgguf/smelt/internal/stream"
 )
 
@@ -333,7 +335,9 @@ func (p *Plan) hash() (string, error) {
 			t := &o.Tensors[i]
 			fmt.Fprintf(h, "%q %d %v\n", t.Source, t.From, t.Dims)
 			if e := t.importance; e != nil {
-				fmt.Fprintf(h, "%x %x\n", e.Sums, e.Counts)
+				if err := hashValues(h, e); err != nil {
+					return "", err
+				}
 			}
 		}
 	}
@@ -345,6 +349,21 @@ func (p *Plan) hash() (string, error) {
 		fmt.Fprintf(h, "%d %d\n", st.Size(), st.ModTime().UnixNano())
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// hashValues writes the values of e to h.
+func hashValues(h io.Writer, e *imatrix.Entry) error {
+	buf := make([]float32, min(e.Len(), 16<<10))
+	for first := 0; first < e.Len(); first += len(buf) {
+		piece := buf[:min(len(buf), e.Len()-first)]
+		if err := e.ReadValues(piece, first); err != nil {
+			return err
+		}
+		if err := binary.Write(h, binary.LittleEndian, piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inputs returns the files that no output may be.

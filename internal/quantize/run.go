@@ -151,7 +151,7 @@ func (p *Plan) jobs(outs []*stream.Output, exact bool) ([]stream.Job, [][]*strea
 					target.Measure = &stream.Measure{Sample: !exact}
 				}
 				if pl.Converted() && pl.importance != nil {
-					target.Importance = pl.importance.Values()
+					target.Importance = pl.importance
 				}
 				j.Targets = append(j.Targets, target)
 			}

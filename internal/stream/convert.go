@@ -11,25 +11,25 @@ import (
 // convert encodes n rows of b.src, the first of them row first of the job,
 // into b.dst, and adds to bad what overflows. It reports whether it found the
 // source to be finite.
-func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (finite bool) {
+func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (finite bool, err error) {
 	rowLen, st := j.Src.Len(), j.Src.Type()
 	if rowLen == 0 {
 		if t.Measure != nil {
 			b.errors = append(b.errors, Errors{})
 		}
-		return true
+		return true, nil
 	}
 	base := int64(first) * int64(rowLen)
 	switch {
 	case t.Measure != nil:
 	case st == quant.BF16 && t.Type == quant.F16:
 		if kernels.BF16ToF16(b.dst, b.src) < 0 {
-			return true
+			return true, nil
 		}
 		bad.overflow(t.Type, st, b.dst, b.src, base)
-		return false
+		return false, nil
 	case st == quant.F16 && t.Type == quant.BF16: // the range only grows
-		return kernels.F16ToBF16(b.dst, b.src) < 0
+		return kernels.F16ToBF16(b.dst, b.src) < 0, nil
 	}
 	srcRow, dstRow := st.RowSize(rowLen), t.Type.RowSize(rowLen)
 	_, plain := exponents[st]
@@ -46,7 +46,9 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		if t.Type.BlockLen() == 1 {
 			kernels.EncodeRow(t.Type, b.dst[r*dstRow:][:k*dstRow], f, nil)
 		} else {
-			b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad)
+			if err := b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad); err != nil {
+				return false, err
+			}
 		}
 		if m := t.Measure; m != nil && (r == 0 || !m.Sample) {
 			b.check = grow(b.check, len(f))
@@ -59,13 +61,13 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 	}
 	b.scanned = true
 	bad.overflow(t.Type, st, b.dst, b.src, base)
-	return false
+	return false, nil
 }
 
 // encodeRows quantizes the rows in f, the first of them row first of the job,
 // each with its matrix's importance. Without importance rows are nothing to the
 // encoders but runs of blocks, so that they take all at once.
-func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) {
+func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) error {
 	rowLen := j.Src.Len()
 	size := t.Type.RowSize(rowLen)
 	if t.Importance == nil {
@@ -78,11 +80,31 @@ func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []by
 			if j.RowsPerMatrix > 0 {
 				m = r / j.RowsPerMatrix
 			}
-			kernels.EncodeRow(t.Type, dst, row, t.Importance[m*rowLen:][:rowLen])
+			imp, err := b.importanceOf(t, m, rowLen)
+			if err != nil {
+				return err
+			}
+			kernels.EncodeRow(t.Type, dst, row, imp)
 		}
 		b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen))
 		f, out = f[rowLen:], out[size:]
 	}
+	return nil
+}
+
+// importanceOf returns the importance of a matrix of a target. The last one
+// that was read is kept.
+func (b *buffers) importanceOf(t *Target, matrix, rowLen int) ([]float32, error) {
+	c := &b.importance
+	if c.of != t || c.matrix != matrix {
+		c.of = nil
+		c.values = grow(c.values, rowLen)
+		if err := t.Importance.ReadValues(c.values, matrix*rowLen); err != nil {
+			return nil, err
+		}
+		c.of, c.matrix = t, matrix
+	}
+	return c.values, nil
 }
 
 // exponent tells where a type of plain floats keeps its exponent: all of it

@@ -19,10 +19,17 @@ type Target struct {
 	Offset int64
 	Type   quant.Type
 	// Importance is nil or weighs the elements of a row: RowLen values per
-	// matrix, row i using Importance[i/RowsPerMatrix*RowLen:][:RowLen].
-	Importance []float32
+	// matrix, row i using those from i/RowsPerMatrix*RowLen on.
+	Importance Importance
 	// Measure, if set, collects the error that encoding makes.
 	Measure *Measure
+}
+
+// Importance is read as it is needed. Many goroutines do so at once.
+type Importance interface {
+	Len() int // values
+	// ReadValues fills dst with the values from first on.
+	ReadValues(dst []float32, first int) error
 }
 
 // Job is one tensor: read once, written to one or several targets.
@@ -187,8 +194,8 @@ func planJob(j *Job) (int, error) {
 		if n%t.Type.BlockLen() != 0 {
 			return 0, fmt.Errorf("tensor %q: row %d not a multiple of %d, the block of %v", j.Name, n, t.Type.BlockLen(), t.Type)
 		}
-		if m := matrices(j); t.Importance != nil && len(t.Importance) != m*n {
-			return 0, fmt.Errorf("tensor %q: importance has %d values, want %d x %d", j.Name, len(t.Importance), m, n)
+		if m := matrices(j); t.Importance != nil && t.Importance.Len() != m*n {
+			return 0, fmt.Errorf("tensor %q: importance has %d values, want %d x %d", j.Name, t.Importance.Len(), m, n)
 		}
 		row = max(row, t.Type.RowSize(n))
 	}
@@ -296,6 +303,12 @@ type buffers struct {
 	dst   []byte
 	f32   []float32
 	check []float32
+	// importance holds the values of one matrix of a target.
+	importance struct {
+		of     *Target
+		matrix int
+		values []float32
+	}
 	// scanned: the decoded values of the unit's blocks have been looked at.
 	scanned bool
 	sum     uint32   // of what the unit wrote
@@ -330,7 +343,11 @@ func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 		if t.Type != st {
 			b.dst = grow(b.dst, n*t.Type.RowSize(rowLen))
 			out = b.dst
-			known = b.convert(j, t, first, n, &bad) || known
+			finite, err := b.convert(j, t, first, n, &bad)
+			if err != nil {
+				return bad, err
+			}
+			known = known || finite
 		} else if t.Measure != nil {
 			b.errors = append(b.errors, Errors{})
 		}

@@ -156,6 +156,35 @@ func (c *counting) ReadRows(dst []byte, first, n int) error {
 	return c.mem.ReadRows(dst, first, n)
 }
 
+// weights is importance held in memory.
+type weights []float32
+
+func (w weights) Len() int { return len(w) }
+
+func (w weights) ReadValues(dst []float32, first int) error {
+	if copy(dst, w[first:]) < len(dst) {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// lost is importance whose file has gone.
+type lost struct{ weights }
+
+func (lost) ReadValues([]float32, int) error { return io.ErrUnexpectedEOF }
+
+// TestImportanceLost: importance that cannot be read is an error.
+func TestImportanceLost(t *testing.T) {
+	const n = 64
+	src := &mem{typ: quant.F32, len: n, data: random(quant.F32, n)}
+	out := make(sink, quant.Q4_0.RowSize(n))
+	imp := lost{make(weights, n)}
+	_, err := Run(context.Background(), []Job{{Name: "w", Src: src, Targets: []Target{{W: out, Type: quant.Q4_0, Importance: imp}}}}, Options{})
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestImportance: rows of each matrix get their matrix's importance.
 func TestImportance(t *testing.T) {
 	const rows, n, per = 6, 64, 2
@@ -165,7 +194,7 @@ func TestImportance(t *testing.T) {
 		imp[i] = float32(i%7) + 0.5
 	}
 	out := make(sink, rows*quant.Q4_0.RowSize(n))
-	if _, err := Run(context.Background(), []Job{{Name: "w", Src: src, RowsPerMatrix: per, Targets: []Target{{W: out, Type: quant.Q4_0, Importance: imp}}}}, Options{}); err != nil {
+	if _, err := Run(context.Background(), []Job{{Name: "w", Src: src, RowsPerMatrix: per, Targets: []Target{{W: out, Type: quant.Q4_0, Importance: weights(imp)}}}}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	for r := range rows {
@@ -285,7 +314,7 @@ func TestRunErrors(t *testing.T) {
 		{"type", Job{Name: "w", Src: good(), Targets: []Target{{W: make(sink, 999), Type: 99}}}, `tensor "w": cannot encode type 99`},
 		{"cut", Job{Name: "w", Src: cut, Targets: []Target{{W: make(sink, 999), Type: quant.F32}}}, `tensor "w": input changed while reading`},
 		{"write", Job{Name: "w", Src: good(), Targets: []Target{{W: make(sink, 9), Type: quant.F32}}}, `tensor "w": write outside the file`},
-		{"importance", Job{Name: "w", Src: good(), Targets: []Target{{W: make(sink, 999), Type: quant.F16, Importance: make([]float32, 32)}}}, `importance has 32 values, want 1 x 33`},
+		{"importance", Job{Name: "w", Src: good(), Targets: []Target{{W: make(sink, 999), Type: quant.F16, Importance: weights(make([]float32, 32))}}}, `importance has 32 values, want 1 x 33`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Run(context.Background(), []Job{tt.job}, Options{})
