@@ -348,19 +348,19 @@ func (r *Report) heading(v *pageView) {
 func (r *Report) facts(v *pageView) {
 	texts := factView{Label: "Text"}
 	for _, t := range r.Texts {
-		texts.Names = append(texts.Names, printable(filepath.Base(t)))
+		texts.Names = append(texts.Names, shorten(printable(filepath.Base(t)), 60))
 	}
 	v.Facts = []factView{
 		texts,
 		{Label: "Chunks", Num: integer(r.Chunks, "/chunks")},
 		{Label: "Tokens per chunk", Num: integer(r.Ctx, "/ctx")},
 		{Label: "Positions scored", Num: integer(r.Scored, "/scored")},
-		{Label: "Arithmetic", Text: printable(r.Compute)},
+		{Label: "Arithmetic", Text: shorten(printable(r.Compute), 24)},
 		{Label: "Seconds", Num: number(fmt.Sprintf("%.1f", r.Seconds), "/seconds", r.Seconds)},
 	}
 	for _, f := range r.Files {
 		if f.Architecture != "" {
-			v.Facts = append(v.Facts, factView{Label: "Architecture", Text: printable(f.Architecture)})
+			v.Facts = append(v.Facts, factView{Label: "Architecture", Text: shorten(printable(f.Architecture), 24)})
 			break
 		}
 	}
@@ -382,7 +382,7 @@ func (r *Report) tables(v *pageView) {
 			row.Cells = append(row.Cells, cell{Text: "–"}, cell{Text: "–"}, cell{Text: "–"})
 		} else {
 			f, at := &r.Files[file], fmt.Sprintf("/files/%d/", file)
-			row.Cells = append(row.Cells, cell{Text: printable(f.Ftype)}, cell{Num: number(Bytes(f.Bytes), at+"bytes", float64(f.Bytes))},
+			row.Cells = append(row.Cells, cell{Text: shorten(printable(f.Ftype), 24)}, cell{Num: number(Bytes(f.Bytes), at+"bytes", float64(f.Bytes))},
 				cell{Num: number(fmt.Sprintf("%.2f", f.BitsPerWeight), at+"bits_per_weight", f.BitsPerWeight)})
 		}
 		for _, s := range specs {
@@ -432,8 +432,8 @@ func (r *Report) charts(v *pageView) {
 		v.Legend = slices.Insert(v.Legend, 0, r.base())
 		r.klCharts(v)
 	}
-	if len(r.SegmentStarts) == 0 {
-		return
+	if len(r.SegmentStarts) < 2 {
+		return // a point is no course
 	}
 	v.Charts = append(v.Charts, figureView{
 		Title: "Perplexity over the text", Note: "of each stretch of the text", Table: r.segmentTable(),

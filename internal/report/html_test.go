@@ -85,7 +85,7 @@ func hostile() *Report {
 }
 
 func pages() map[string]*Report {
-	alone := many(1, 0, 1)
+	alone := many(1, 0, 3)
 	alone.Base, alone.Gates, alone.KLDEdges, alone.Tensors, alone.Complete = nil, nil, nil, nil, false
 	alone.Models[0].Comparison = nil
 	equal := many(2, 3, 1)
