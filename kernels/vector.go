@@ -157,6 +157,30 @@ func ArgMax(x []float32) int {
 	return at
 }
 
+// Top fills dst with the indices of the len(dst) largest elements, largest first,
+// among equal ones the first first; the result is shorter where x is.
+func Top(dst []int, x []float32) []int {
+	dst = dst[:min(len(dst), len(x))]
+	if len(dst) == 0 {
+		return dst
+	}
+	last := len(dst) - 1
+	for i, v := range x {
+		j := i
+		if i > last {
+			if v <= x[dst[last]] {
+				continue
+			}
+			j = last
+		}
+		for ; j > 0 && v > x[dst[j-1]]; j-- {
+			dst[j] = dst[j-1]
+		}
+		dst[j] = i
+	}
+	return dst
+}
+
 // exp32 is exp with the steps of the assembly: x = n*ln(2) + r, a polynomial
 // for exp(r) with |r| <= ln(2)/2 (Cephes, expf), times 2^n.
 func exp32(x float32) float32 {

@@ -3,6 +3,7 @@ package kernels
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -408,4 +409,20 @@ func TestDivergence(t *testing.T) {
 			t.Errorf("a NaN gives %g and %g", kl, lp)
 		}
 	})
+}
+
+func TestTop(t *testing.T) {
+	for _, tt := range []struct {
+		x    []float32
+		want []int
+	}{
+		{[]float32{3, 9, 9, 1, 5, 7, 2}, []int{1, 2, 5, 4, 0}},
+		{[]float32{1, 2}, []int{1, 0}},
+		{[]float32{1, 1, 1, 1, 1, 1}, []int{0, 1, 2, 3, 4}},
+		{nil, nil},
+	} {
+		if got := Top(make([]int, 5), tt.x); !slices.Equal(got, tt.want) {
+			t.Errorf("Top of %v: %v, want %v", tt.x, got, tt.want)
+		}
+	}
 }

@@ -9,12 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
 
+	"github.com/smeltgguf/smelt/internal/baseline"
 	"github.com/smeltgguf/smelt/kernels"
 )
 
@@ -39,6 +41,12 @@ type Options struct {
 	Chunks int    // how many chunks; 0: all
 	Seed   uint64 // not 0: a random sample of Chunks chunks in place of the first
 	BOS    int32  // replaces the first token of each chunk; -1: nothing does
+
+	// Baseline, if not nil, stands for the base model and says which chunks are
+	// scored; Ctx, Stride and Seed are its own then.
+	Baseline baseline.Reader
+	// Save, if not nil, is given what the base model says.
+	Save *baseline.Writer
 
 	// Progress is called after each chunk; nil: not.
 	Progress func(Progress)
@@ -98,13 +106,18 @@ type Comparison struct {
 
 	MeanKLD   float64 `json:"mean_kld"` // nats
 	MeanKLDSE float64 `json:"mean_kld_se"`
-	MedianKLD float64 `json:"median_kld"`
-	KLD90     float64 `json:"kld_90"`
-	KLD95     float64 `json:"kld_95"`
-	KLD99     float64 `json:"kld_99"`
-	KLD999    float64 `json:"kld_99_9"`
-	MaxKLD    float64 `json:"max_kld"`
-	MinKLD    float64 `json:"min_kld"`
+	// MeanKLDBound is how far MeanKLD may be from that of the full distributions,
+	// KLDBound the same of any single position and so of quantiles; only of a
+	// baseline that leaves something out. See BoundZ.
+	MeanKLDBound float64 `json:"mean_kld_bound,omitempty"`
+	KLDBound     float64 `json:"kld_bound,omitempty"`
+	MedianKLD    float64 `json:"median_kld"`
+	KLD90        float64 `json:"kld_90"`
+	KLD95        float64 `json:"kld_95"`
+	KLD99        float64 `json:"kld_99"`
+	KLD999       float64 `json:"kld_99_9"`
+	MaxKLD       float64 `json:"max_kld"`
+	MinKLD       float64 `json:"min_kld"`
 	// KLDHistogram counts positions by KL divergence: below the first of
 	// Result.KLDEdges, from each edge to the next, from the last on.
 	KLDHistogram []int `json:"kld_histogram,omitempty"`
@@ -131,12 +144,28 @@ type Comparison struct {
 // batchBytes bounds the logits that are held of each model at a time.
 const batchBytes = 16 << 20
 
+// BoundZ is how many standard deviations of the chance that went into a baseline
+// the bounds of its figures are: a sum of thousands of independent errors is
+// farther off once in 16,000 times.
+const BoundZ = 4
+
 // Run measures models on tokens. With a base, every model is compared with it
-// position by position; base may be nil. The names go into the result.
+// position by position; base may be nil. The names go into the result. With
+// opt.Baseline base has a path only, and tokens are not looked at.
 func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt Options) (*Result, error) {
-	starts, err := chunkStarts(len(tokens), &opt)
-	if err != nil {
-		return nil, err
+	var starts []int
+	total := 0
+	if h := header(opt.Baseline); h != nil {
+		opt.Ctx, opt.Stride = h.Ctx, h.Stride
+		if total = h.Chunks; opt.Chunks > 0 {
+			total = min(total, opt.Chunks)
+		}
+	} else {
+		var err error
+		if starts, err = ChunkStarts(len(tokens), &opt); err != nil {
+			return nil, err
+		}
+		total = len(starts)
 	}
 	all := slices.Clone(models)
 	if base != nil {
@@ -145,10 +174,20 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 	if len(all) == 0 {
 		return nil, errors.New("no model to measure")
 	}
-	vocab := all[0].Model.Vocab()
-	for _, m := range all[1:] {
-		if m.Model.Vocab() != vocab {
-			return nil, fmt.Errorf("%s: vocabulary of %d tokens, %s has %d: they cannot be compared", m.Path, m.Model.Vocab(), all[0].Path, vocab)
+	live := all[0]
+	if live.Model == nil {
+		if len(models) == 0 {
+			return nil, errors.New("no model to measure")
+		}
+		live = models[0]
+	}
+	vocab := live.Model.Vocab()
+	if h := header(opt.Baseline); h != nil && h.Vocab != vocab {
+		return nil, fmt.Errorf("%s: vocabulary of %d tokens, %s has %d: they cannot be compared", live.Path, vocab, all[0].Path, h.Vocab)
+	}
+	for _, m := range all {
+		if m.Model != nil && m.Model.Vocab() != vocab {
+			return nil, fmt.Errorf("%s: vocabulary of %d tokens, %s has %d: they cannot be compared", m.Path, m.Model.Vocab(), live.Path, vocab)
 		}
 	}
 	for i, t := range tokens {
@@ -156,12 +195,18 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 			return nil, fmt.Errorf("%s: token %d of the text is %d, the model's vocabulary has %d", all[0].Path, i, t, vocab)
 		}
 	}
-	r := &run{opt: opt, base: base != nil, vocab: vocab, models: all, total: len(starts)}
+	r := &run{opt: opt, base: base != nil, vocab: vocab, models: all, total: total}
 	r.acc = make([]accumulator, len(all))
 	r.batch = max(1, min(opt.Ctx, batchBytes/(4*vocab)))
 	r.logits = make([][]float32, len(all))
-	for i := range r.logits {
+	for i, m := range all {
+		if m.Model == nil {
+			continue
+		}
 		r.logits[i] = make([]float32, r.batch*vocab)
+	}
+	if opt.Baseline != nil {
+		return r.recorded(ctx)
 	}
 	side := len(starts)
 	for _, m := range all {
@@ -169,38 +214,66 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 	}
 	for i, s := range starts {
 		if i%side == 0 {
-			if err := r.forward(ctx, tokens, starts[i:min(i+side, len(starts))]); err != nil {
+			var chunks [][]int32
+			for _, s := range starts[i:min(i+side, len(starts))] {
+				chunks = append(chunks, tokens[s:s+opt.Ctx])
+			}
+			if err := r.forward(ctx, chunks); err != nil {
 				return r.result(true), err
 			}
 		}
-		if err := r.score(tokens[s:s+opt.Ctx], i%side); err != nil {
-			return r.result(true), err
-		}
-		r.segments.add(s, r.chunkNLL)
-		if opt.Progress != nil {
-			opt.Progress(Progress{
-				Chunks: r.chunks, TotalChunks: r.total,
-				Tokens: int64(r.chunks * opt.Ctx * len(all)), TotalTokens: int64(r.total * opt.Ctx * len(all)),
-				Result: r.result(false),
-			})
-		}
-		if opt.Stop != nil && r.chunks < r.total && opt.Stop(r.result(false)) {
-			res := r.result(true)
-			res.Decided = true
-			return res, nil
+		if stop, err := r.score(s, tokens[s:s+opt.Ctx], i%side); stop || err != nil {
+			return r.ended(stop), err
 		}
 	}
 	return r.result(true), nil
 }
 
-// Named is a model with the path that it was given by.
+func header(b baseline.Reader) *baseline.Header {
+	if b == nil {
+		return nil
+	}
+	return b.Header()
+}
+
+// recorded runs the models on the chunks of the baseline.
+func (r *run) recorded(ctx context.Context) (*Result, error) {
+	for r.opt.Chunks == 0 || r.chunks < r.opt.Chunks {
+		start, chunk, err := r.opt.Baseline.Chunk()
+		if err == io.EOF {
+			r.total = r.chunks
+			break
+		}
+		if err != nil {
+			return r.result(true), err
+		}
+		if err := r.forward(ctx, [][]int32{chunk}); err != nil {
+			return r.result(true), err
+		}
+		if stop, err := r.score(start, chunk, 0); stop || err != nil {
+			return r.ended(stop), err
+		}
+	}
+	return r.result(true), nil
+}
+
+// ended is the result of a run that Options.Stop or an error ends.
+func (r *run) ended(decided bool) *Result {
+	res := r.result(true)
+	res.Decided = decided
+	return res
+}
+
+// Named is a model with the path that it was given by. Model is nil where a
+// baseline stands for it.
 type Named struct {
 	Path  string
 	Model Model
 }
 
-// chunkStarts returns where the chunks to be scored begin.
-func chunkStarts(n int, opt *Options) ([]int, error) {
+// ChunkStarts returns where in a text of n tokens the chunks to be scored begin; it
+// sets opt.Stride where that is to be the context.
+func ChunkStarts(n int, opt *Options) ([]int, error) {
 	if opt.Ctx < 4 {
 		return nil, fmt.Errorf("context of %d tokens: at least 4 are needed", opt.Ctx)
 	}
@@ -237,6 +310,7 @@ type run struct {
 	total  int
 	chunks int
 
+	kept     []baseline.Row // of the baseline, for the positions at hand
 	segments segments
 	chunkNLL []mean // of the last chunk, per model
 }
@@ -252,24 +326,29 @@ type accumulator struct {
 	dpRange [2]float64
 	same    mean
 	top5    mean
+
+	variance, maxVariance float64 // of the errors of kls: sum and largest
 }
 
 // rowFigures is what one position gives for one model.
 type rowFigures struct {
 	nll, kl, dp, same, top5 float64
+	variance                float64 // of kl's error
 }
 
-// forward runs every model on the chunks that begin at starts.
-func (r *run) forward(ctx context.Context, tokens []int32, starts []int) error {
-	chunks := make([][]int32, len(starts))
-	for i, s := range starts {
-		chunks[i] = tokens[s : s+r.opt.Ctx]
-		if r.opt.BOS >= 0 {
-			chunks[i] = slices.Clone(chunks[i])
+// forward runs every model on chunks of the text.
+func (r *run) forward(ctx context.Context, chunks [][]int32) error {
+	if r.opt.BOS >= 0 {
+		chunks = slices.Clone(chunks)
+		for i, c := range chunks {
+			chunks[i] = slices.Clone(c)
 			chunks[i][0] = r.opt.BOS
 		}
 	}
 	for _, m := range r.models {
+		if m.Model == nil {
+			continue
+		}
 		if err := m.Model.Forward(ctx, chunks...); err != nil {
 			return fmt.Errorf("%s: %w", m.Path, err)
 		}
@@ -277,25 +356,55 @@ func (r *run) forward(ctx context.Context, tokens []int32, starts []int) error {
 	return nil
 }
 
-// score scores the second half of one chunk, number at of those that forward
-// ran.
-func (r *run) score(chunk []int32, at int) error {
-	// Positions first..Ctx-2 predict a token that is known; with a stride
-	// below half the context each position counts once.
-	first := max(r.opt.Ctx/2, r.opt.Ctx-1-r.opt.Stride)
+// First is the first position of a chunk that is scored, the last being ctx-2:
+// half a chunk stands before it, and with a stride below that each position counts
+// once.
+func First(ctx, stride int) int { return max(ctx/2, ctx-1-stride) }
+
+// score scores the second half of one chunk, which begins at position start of
+// the text and is number at of those that forward ran; stop is true if that
+// decides the run.
+func (r *run) score(start int, chunk []int32, at int) (stop bool, err error) {
+	first := First(r.opt.Ctx, r.opt.Stride)
+	if h := header(r.opt.Baseline); h != nil {
+		first = h.First
+	}
 	r.chunkNLL = make([]mean, len(r.models))
 	rows := make([][]rowFigures, len(r.models))
 	for i := range rows {
 		rows[i] = make([]rowFigures, r.batch)
 	}
-	for p := first; p < r.opt.Ctx-1; p += r.batch {
+	if r.opt.Save != nil {
+		if err := r.opt.Save.Chunk(start, chunk); err != nil {
+			return false, err
+		}
+	}
+	// Positions first..Ctx-2 predict a token that is known.
+	for p := first; p < r.opt.Ctx-1; {
 		n := min(r.batch, r.opt.Ctx-1-p)
+		if r.opt.Baseline != nil {
+			if r.kept, err = r.opt.Baseline.Rows(n); err != nil {
+				return false, err
+			}
+			n = len(r.kept)
+		}
 		for i, m := range r.models {
+			if m.Model == nil {
+				continue
+			}
 			if err := m.Model.Logits(r.logits[i][:n*r.vocab], at*r.opt.Ctx+p, n); err != nil {
-				return fmt.Errorf("%s: %w", m.Path, err)
+				return false, fmt.Errorf("%s: %w", m.Path, err)
 			}
 		}
-		r.scoreRows(rows, chunk[p+1:p+1+n])
+		targets := chunk[p+1 : p+1+n]
+		if r.opt.Save != nil {
+			if err := r.opt.Save.Rows(r.logits[0][:n*r.vocab], targets); err != nil {
+				return false, err
+			}
+		}
+		if err := r.scoreRows(rows, targets); err != nil {
+			return false, fmt.Errorf("%s: chunk %d, positions %d to %d: %w", r.models[0].Path, r.chunks, p, p+n-1, err)
+		}
 		for k := range n {
 			for i := range r.models {
 				r.acc[i].add(rows[i][k], rows[0][k].nll, r.base && i > 0)
@@ -303,58 +412,81 @@ func (r *run) score(chunk []int32, at int) error {
 			}
 			for i := range r.models {
 				if v := rows[i][k].nll; math.IsNaN(v) || math.IsInf(v, 0) {
-					return fmt.Errorf("%s: log-likelihood is %v at chunk %d, position %d: the model's output is not finite", r.models[i].Path, v, r.chunks, p+k)
+					return false, fmt.Errorf("%s: log-likelihood is %v at chunk %d, position %d: the model's output is not finite", r.models[i].Path, v, r.chunks, p+k)
 				}
 			}
 		}
+		p += n
 	}
 	r.chunks++
-	return nil
+	r.segments.add(start, r.chunkNLL)
+	if r.opt.Progress != nil {
+		per := int64(r.opt.Ctx * len(r.models))
+		r.opt.Progress(Progress{
+			Chunks: r.chunks, TotalChunks: r.total,
+			Tokens: int64(r.chunks) * per, TotalTokens: int64(r.total) * per,
+			Result: r.result(false),
+		})
+	}
+	return r.opt.Stop != nil && r.chunks < r.total && r.opt.Stop(r.result(false)), nil
 }
 
 // scoreRows fills rows from the logits held for len(targets) positions, positions
 // side by side on all cores.
-func (r *run) scoreRows(rows [][]rowFigures, targets []int32) {
+func (r *run) scoreRows(rows [][]rowFigures, targets []int32) error {
 	var wg sync.WaitGroup
 	workers := min(runtime.GOMAXPROCS(0), len(targets))
+	errs := make([]error, workers)
 	for w := range workers {
 		wg.Go(func() {
-			for k := w; k < len(targets); k += workers {
-				r.scoreRow(rows, k, targets[k])
+			for k := w; k < len(targets) && errs[w] == nil; k += workers {
+				errs[w] = r.scoreRow(rows, k, targets[k])
 			}
 		})
 	}
 	wg.Wait()
+	return errors.Join(errs...)
 }
 
-func (r *run) scoreRow(rows [][]rowFigures, k int, target int32) {
+func (r *run) scoreRow(rows [][]rowFigures, k int, target int32) error {
 	row := func(i int) []float32 { return r.logits[i][k*r.vocab : (k+1)*r.vocab] }
-	first := row(0)
-	if !r.base {
+	if !r.base || len(r.models) == 1 && r.opt.Baseline == nil {
 		for i := range r.models {
 			x := row(i)
 			rows[i][k] = rowFigures{nll: kernels.LogSumExp(x) - float64(x[target])}
 		}
-		return
+		return nil
 	}
-	if len(r.models) == 1 {
-		rows[0][k] = rowFigures{nll: kernels.LogSumExp(first) - float64(first[target])}
-		return
+	var places [2][topK]int
+	var baseTop []int
+	if r.opt.Baseline != nil {
+		rows[0][k] = rowFigures{nll: r.kept[k].NLL(target)}
+		baseTop = r.kept[k].Top(places[0][:])
+	} else {
+		baseTop = kernels.Top(places[0][:], row(0))
 	}
-	baseTop := top(first)
 	for i := 1; i < len(r.models); i++ {
 		x := row(i)
-		kl, lseBase, lse := kernels.Divergence(first, x)
-		base := rowFigures{nll: lseBase - float64(first[target])}
-		f := rowFigures{nll: lse - float64(x[target]), kl: kl}
-		f.dp = math.Exp(-f.nll) - math.Exp(-base.nll)
-		t := top(x)
-		if t[0] == baseTop[0] {
+		var c baseline.Comparison
+		if r.opt.Baseline != nil {
+			var err error
+			if c, err = r.kept[k].Compare(x, target); err != nil {
+				return err
+			}
+		} else {
+			kl, lseBase, lse := kernels.Divergence(row(0), x)
+			c = baseline.Comparison{NLL: lse - float64(x[target]), BaseNLL: lseBase - float64(row(0)[target]), KL: kl}
+		}
+		f := rowFigures{nll: c.NLL, kl: c.KL, variance: c.Variance}
+		f.dp = math.Exp(-f.nll) - math.Exp(-c.BaseNLL)
+		t := kernels.Top(places[1][:], x)
+		if len(t) > 0 && len(baseTop) > 0 && t[0] == baseTop[0] {
 			f.same = 1
 		}
-		f.top5 = overlap(t, baseTop)
-		rows[0][k], rows[i][k] = base, f
+		f.top5 = overlap(baseTop, t)
+		rows[0][k].nll, rows[i][k] = c.BaseNLL, f
 	}
+	return nil
 }
 
 func (a *accumulator) add(f rowFigures, baseNLL float64, compared bool) {
@@ -372,6 +504,8 @@ func (a *accumulator) add(f rowFigures, baseNLL float64, compared bool) {
 	a.dp.add(f.dp)
 	a.dp2.add(f.dp * f.dp)
 	a.dps = append(a.dps, f.dp)
+	a.variance += f.variance
+	a.maxVariance = max(a.maxVariance, f.variance)
 	a.same.add(f.same)
 	a.top5.add(f.top5)
 }
@@ -432,6 +566,10 @@ func (a *accumulator) comparison(quantiles bool) *Comparison {
 		SameTop:      a.same.value(),
 		SameTopSE:    a.same.se(),
 		Top5Overlap:  a.top5.value(),
+	}
+	if a.variance > 0 {
+		c.MeanKLDBound = BoundZ*math.Sqrt(a.variance)/float64(a.kl.n) + baseline.Storage
+		c.KLDBound = BoundZ*math.Sqrt(a.maxVariance) + baseline.Storage
 	}
 	c.PPLRatioSE = c.PPLRatio * c.LnPPLRatioSE
 	c.RMSDP, c.RMSDPSE = rms(&a.dp2)

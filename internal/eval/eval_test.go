@@ -201,12 +201,12 @@ func TestSideBySide(t *testing.T) {
 }
 
 func TestSample(t *testing.T) {
-	a, err := chunkStarts(1000, &Options{Ctx: 10, Chunks: 5, Seed: 3})
+	a, err := ChunkStarts(1000, &Options{Ctx: 10, Chunks: 5, Seed: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := chunkStarts(1000, &Options{Ctx: 10, Chunks: 5, Seed: 3})
-	c, _ := chunkStarts(1000, &Options{Ctx: 10, Chunks: 5})
+	b, _ := ChunkStarts(1000, &Options{Ctx: 10, Chunks: 5, Seed: 3})
+	c, _ := ChunkStarts(1000, &Options{Ctx: 10, Chunks: 5})
 	if !slices.Equal(a, b) || !slices.IsSorted(a) || slices.Equal(a, c) {
 		t.Errorf("samples %v %v, first chunks %v", a, b, c)
 	}
@@ -372,14 +372,5 @@ func TestJSONNames(t *testing.T) {
 func TestQuantile(t *testing.T) {
 	for _, tt := range []struct{ q, want float64 }{{0, 1}, {1, 5}, {0.5, 3}, {0.25, 2}, {0.9, 4.6}} {
 		near(t, "quantile", quantile([]float64{1, 2, 3, 4, 5}, tt.q), tt.want, 1e-12)
-	}
-}
-
-func TestTop(t *testing.T) {
-	if got := top([]float32{3, 9, 9, 1, 5, 7, 2}); got != [topK]int{1, 2, 5, 4, 0} {
-		t.Errorf("top = %v", got)
-	}
-	if got := top([]float32{1, 2}); got != [topK]int{1, 0, -1, -1, -1} {
-		t.Errorf("top of two = %v", got)
 	}
 }

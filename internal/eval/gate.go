@@ -155,7 +155,16 @@ func (f *Figures) decides(g Gate, n int) bool {
 	if !ok {
 		return false
 	}
+	var bound float64
+	if f.Comparison != nil && strings.Contains(g.Figure, "kld") {
+		bound = f.KLDBound
+	}
 	if up, ok := growing[g.Figure]; ok {
+		if up {
+			v -= bound
+		} else {
+			v += bound
+		}
 		return up && v > g.Bound || !up && v < g.Bound
 	}
 	var lo, hi float64
@@ -164,6 +173,9 @@ func (f *Figures) decides(g Gate, n int) bool {
 		lo, hi = wilson(v, n, DecisionZ)
 	case g.Figure == "mean_nll":
 		d := DecisionZ * f.PPLSE / f.PPL // PPL = exp of it
+		lo, hi = v-d, v+d
+	case g.Figure == "mean_kld":
+		d := DecisionZ*se + f.MeanKLDBound
 		lo, hi = v-d, v+d
 	case ok:
 		lo, hi = v-DecisionZ*se, v+DecisionZ*se
