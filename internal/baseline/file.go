@@ -55,6 +55,7 @@ type Writer struct {
 	rows   []*encoder // one per worker
 	chunks int
 	scored int
+	done   bool
 }
 
 // Create begins a baseline; Commit or Abort ends it.
@@ -170,11 +171,16 @@ func (w *Writer) Commit() error {
 	if w.err != nil {
 		os.Remove(w.f.Name())
 	}
+	w.done = true
 	return w.err
 }
 
-// Abort removes what has been written.
+// Abort removes what has been written; after Commit it does nothing.
 func (w *Writer) Abort() {
+	if w.done {
+		return
+	}
+	w.done = true
 	w.f.Close()
 	os.Remove(w.f.Name())
 }

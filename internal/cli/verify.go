@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smeltgguf/smelt/internal/baseline"
 	"github.com/smeltgguf/smelt/internal/corpus"
 	"github.com/smeltgguf/smelt/internal/decoder"
 	"github.com/smeltgguf/smelt/internal/eval"
@@ -32,6 +33,8 @@ divergence, how often both find the same token most probable. Base and model may
 GGUF files or checkpoint directories.`,
 		Example: `  verify --model model.gguf --text wiki.txt
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --max-kld 0.05
+verify --base model-f16.gguf --text wiki.txt --save-baseline wiki.baseline
+  verify --baseline wiki.baseline --model model-q4_k_m.gguf
   verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --html report.html`,
 		Args: cobra.NoArgs,
@@ -42,6 +45,8 @@ GGUF files or checkpoint directories.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&o.models, "model", nil, "model to measure: GGUF file or checkpoint directory (may be repeated)")
 	f.StringVar(&o.base, "base", "", "model to compare with")
+	f.StringVar(&o.baseline, "baseline", "", "compare with this file of --save-baseline, or of llama-perplexity --save-all-logits, in place of --base")
+	f.StringVar(&o.saveBaseline, "save-baseline", "", "write what --base says of the text to this file, for --baseline")
 	f.StringArrayVar(&o.texts, "text", nil, "text to measure on: file or glob; .gz, .zst and .jsonl are read too (may be repeated)")
 	f.StringVar(&o.field, "field", "text", "key of the text in lines of .jsonl")
 	f.IntVar(&o.eval.Ctx, "ctx", 512, "tokens per chunk")
@@ -70,6 +75,7 @@ GGUF files or checkpoint directories.`,
 type verifyOptions struct {
 	models, texts, gates            []string
 	base, field, compute, cache     string
+	baseline, saveBaseline          string
 	eval                            eval.Options
 	threads                         int
 	maxPPLRatio, maxKLD, minSameTop float64
@@ -84,8 +90,8 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	if err != nil {
 		return err
 	}
-	if len(o.models) == 0 || len(o.texts) == 0 {
-		return usagef("--model and --text are needed")
+	if err := o.check(); err != nil {
+		return err
 	}
 	compute, err := parseCompute(o.compute)
 	if err != nil {
@@ -95,12 +101,22 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	if err != nil {
 		return err
 	}
-	if o.eval.Ctx < 4 || o.eval.Chunks < 0 || o.eval.Stride < 0 {
-		return usagef("--ctx must be at least 4, --chunks and --stride not negative")
+	var text *corpus.Text
+	if len(o.texts) > 0 {
+		if text, err = corpus.Read(o.texts, corpus.Options{Field: o.field}); err != nil {
+			return err
+		}
 	}
-	text, err := corpus.Read(o.texts, corpus.Options{Field: o.field})
-	if err != nil {
-		return err
+	if o.baseline != "" {
+		b, err := baseline.Open(o.baseline)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		if err := o.matchBaseline(b.Header(), changed); err != nil {
+			return err
+		}
+		o.eval.Baseline = b
 	}
 
 	pool := kernels.NewPool(o.threads)
@@ -116,7 +132,7 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		}
 	}()
 	var named []eval.Named
-	r := &report.Report{Version: versionString(), Compute: compute.String(), Texts: text.Files}
+	r := &report.Report{Version: versionString(), Compute: compute.String()}
 	for _, p := range paths {
 		m, err := model.Open(p)
 		if err != nil {
@@ -126,9 +142,25 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		named = append(named, eval.Named{Path: p, Model: decoder.New(m.Weights, decoder.Options{Context: o.eval.Ctx, Sequences: sideBySide(o.eval.Ctx), Compute: compute, HalfCache: half, Pool: pool})})
 		r.Files = append(r.Files, report.File{Path: p, Architecture: m.Weights.Desc().Arch, Ftype: m.Ftype, Bytes: m.Bytes, BitsPerWeight: m.BitsPerWeight})
 	}
-	tokens, err := tokenizeForAll(opened, text.Data)
-	if err != nil {
-		return err
+	var tokens []int32
+	if b := o.eval.Baseline; b != nil {
+		r.Texts = b.Header().Texts
+		for _, m := range opened {
+			if err := o.comparable(b.Header(), m, text); err != nil {
+				return err
+			}
+		}
+	} else {
+		r.Texts = text.Files
+		if tokens, err = tokenizeForAll(opened, text.Data); err != nil {
+			return err
+		}
+	}
+	if o.saveBaseline != "" {
+		if o.eval.Save, err = o.createBaseline(o.saveBaseline, opened[0], text, tokens); err != nil {
+			return err
+		}
+		defer o.eval.Save.Abort() // which does nothing once it is committed
 	}
 	o.eval.BOS = opened[0].Start()
 
@@ -138,7 +170,10 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		if bar == nil {
 			bar = newProgress(stderr, "verify", "tok", p.TotalTokens, o.quiet)
 		}
-		m := p.Result.Models[0]
+		m := p.Result.Base
+		if len(p.Result.Models) > 0 {
+			m = &p.Result.Models[0]
+		}
 		note := fmt.Sprintf("ppl %.4f", m.PPL)
 		if m.Comparison != nil {
 			note += fmt.Sprintf(", KL %.6f", m.MeanKLD)
@@ -149,6 +184,11 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	measured := r.Files
 	if o.base != "" {
 		base, named, measured = &named[0], named[1:], measured[1:]
+	}
+	if b := o.eval.Baseline; b != nil {
+		base = &eval.Named{Path: o.baseline}
+		h := b.Header().Model
+		r.Files = append(r.Files, report.File{Path: o.baseline, Architecture: h.Architecture, Ftype: h.Ftype, Bytes: h.Bytes})
 	}
 	perModel := make([][]eval.Gate, len(named))
 	for i := range named {
@@ -169,6 +209,11 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	if runErr != nil && (r.Result == nil || r.Chunks == 0 || !errors.Is(runErr, context.Canceled) && ctx.Err() == nil) {
 		return runErr
 	}
+	if runErr == nil && o.eval.Save != nil {
+		if err := o.eval.Save.Commit(); err != nil {
+			return err
+		}
+	}
 	r.Gates = eval.Check(r.Result, perModel)
 	if o.base != "" && runErr == nil && (o.tensors || o.html != "" && !changed("tensors")) {
 		if r.Tensors, err = compareWeights(ctx, o.base, o.models, stderr, o.quiet); err != nil && ctx.Err() == nil {
@@ -184,6 +229,23 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 	}
 	if missed := r.Missed(); len(missed) > 0 {
 		return &gateError{missed}
+	}
+	return nil
+}
+
+// check finds flags that do not go together.
+func (o *verifyOptions) check() error {
+	if o.base != "" && o.baseline != "" {
+		return usagef("--base and --baseline are two bases: give one of them")
+	}
+	if o.saveBaseline != "" && o.base == "" {
+		return usagef("--save-baseline keeps what a base says: it needs --base")
+	}
+	if len(o.models) == 0 && o.saveBaseline == "" || len(o.texts) == 0 && o.baseline == "" {
+		return usagef("--model and --text are needed")
+	}
+	if o.eval.Ctx < 4 || o.eval.Chunks < 0 || o.eval.Stride < 0 {
+		return usagef("--ctx must be at least 4, --chunks and --stride not negative")
 	}
 	return nil
 }
@@ -272,8 +334,8 @@ func (o *verifyOptions) parseGates(changed func(string) bool) (file *gates.File,
 		all = append(file.All(), flags...)
 	}
 	for _, g := range all {
-		if g.NeedsBase() && o.base == "" {
-			return nil, nil, usagef("a gate on %s needs --base", g.Figure)
+		if g.NeedsBase() && o.base == "" && o.baseline == "" {
+			return nil, nil, usagef("a gate on %s needs --base or --baseline", g.Figure)
 		}
 	}
 	if o.untilDecided && len(all) == 0 {

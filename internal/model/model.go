@@ -3,6 +3,8 @@
 package model
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +44,16 @@ func (t *Tokenizer) Start() int32 {
 // Piece returns a token's text for output.
 func (t *Tokenizer) Piece(id int32) []byte { return t.AppendPiece(nil, id, false) }
 
+// VocabHash identifies the vocabulary: the SHA-256 of its tokens' texts, each
+// ended by a zero byte.
+func (t *Tokenizer) VocabHash() string {
+	h := sha256.New()
+	for i := range t.Len() {
+		io.WriteString(h, t.Text(int32(i))+"\x00")
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // Model is a model ready to run.
 type Model struct {
 	Tokenizer
@@ -50,6 +62,10 @@ type Model struct {
 	Ftype         string  // what its file type is called: "Q4_K_M"; for a checkpoint its main element type
 	Bytes         int64   // of tensor data
 	BitsPerWeight float64 // over all tensors
+	Name          string  // that the model gives itself; may be empty
+	// Hash identifies the model without reading its weights: the SHA-256 of its
+	// metadata, if it is a GGUF file, and of its tensors' names, types and shapes.
+	Hash string
 
 	close io.Closer
 }
@@ -159,12 +175,20 @@ func openGGUF(path string) (m *Model, err error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	m = &Model{Tokenizer: *tok, Weights: w, Ftype: ftypeName(f), close: f}
+	m.Name, _ = f.Metadata.String("general.name")
+	hash := sha256.New()
+	for k, v := range f.Metadata.All() {
+		fmt.Fprintf(hash, "%q", k)
+		hash.Write(gguf.AppendValue(nil, v))
+	}
 	var elems uint64
 	for _, t := range f.Tensors {
+		fmt.Fprintf(hash, "%q %v %v\n", t.Name, t.Type, t.Dims)
 		m.Bytes += int64(t.Size())
 		elems += t.Elems()
 	}
 	m.BitsPerWeight = 8 * float64(m.Bytes) / float64(elems)
+	m.Hash = hex.EncodeToString(hash.Sum(nil))
 	return m, nil
 }
 
@@ -207,10 +231,12 @@ func openCheckpoint(path string) (m *Model, err error) {
 	src := tensors{}
 	m = &Model{Tokenizer: *tok, close: ck}
 	var elems int64
+	hash := sha256.New()
 	count, best := map[quant.Type]int64{}, quant.F32
 	for i := range a.Tensors {
 		t := &a.Tensors[i]
 		src[t.Name] = t
+		fmt.Fprintf(hash, "%q %v %v\n", t.Name, t.Type(), t.Shape)
 		n := int64(t.Len()) * int64(t.Count())
 		elems += n
 		m.Bytes += int64(t.Type().RowSize(t.Len())) * int64(t.Count())
@@ -219,6 +245,7 @@ func openCheckpoint(path string) (m *Model, err error) {
 			best = t.Type()
 		}
 	}
+	m.Hash = hex.EncodeToString(hash.Sum(nil))
 	m.Ftype, m.BitsPerWeight = best.String(), 8*float64(m.Bytes)/float64(elems)
 	if m.Weights, err = decoder.Load(a.Decoder, src); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -128,7 +128,12 @@ func (r *Report) columns() []column {
 		{"model", func(f File, _ *eval.Figures) string { return filepath.Base(f.Path) }},
 		{"type", func(f File, _ *eval.Figures) string { return f.Ftype }},
 		{"size", func(f File, _ *eval.Figures) string { return Bytes(f.Bytes) }},
-		{"bpw", func(f File, _ *eval.Figures) string { return fmt.Sprintf("%.2f", f.BitsPerWeight) }},
+		{"bpw", func(f File, _ *eval.Figures) string {
+			if f.BitsPerWeight == 0 { // of a baseline
+				return "-"
+			}
+			return fmt.Sprintf("%.2f", f.BitsPerWeight)
+		}},
 		{"perplexity", func(_ File, m *eval.Figures) string { return fmt.Sprintf("%.4f ± %.4f", m.PPL, m.PPLSE) }},
 	}
 	if r.Base == nil {
@@ -175,7 +180,21 @@ func (r *Report) what() string {
 	} else if !r.Complete {
 		s += " (not the whole text)"
 	}
-	return s
+	return s + r.bound()
+}
+
+// bound says how far figures from a baseline may be off, on a line of its own.
+func (r *Report) bound() string {
+	var mean, one float64
+	for _, m := range r.Models {
+		if m.Comparison != nil {
+			mean, one = max(mean, m.MeanKLDBound), max(one, m.KLDBound)
+		}
+	}
+	if mean == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nKL from a baseline: means within ±%.2g, single positions and quantiles within ±%.2g of what the base itself would give; all else is exact", mean, one)
 }
 
 // Text writes the table for a terminal.
