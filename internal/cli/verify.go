@@ -33,7 +33,7 @@ divergence, how often both find the same token most probable. Base and model may
 GGUF files or checkpoint directories.`,
 		Example: `  verify --model model.gguf --text wiki.txt
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --max-kld 0.05
-verify --base model-f16.gguf --text wiki.txt --save-baseline wiki.baseline
+  verify --base model-f16.gguf --text wiki.txt --save-baseline wiki.baseline
   verify --baseline wiki.baseline --model model-q4_k_m.gguf
   verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --html report.html`,
