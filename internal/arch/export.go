@@ -2,6 +2,7 @@ package arch
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -47,7 +48,7 @@ func Exportable() []string {
 func Export(file string, meta *gguf.Metadata, tensors []Tensor) (x *Exported, err error) {
 	defer func() {
 		if err != nil {
-			if _, ok := err.(*formats.FormatError); !ok {
+			if fe := (*formats.FormatError)(nil); !errors.As(err, &fe) {
 				err = fmt.Errorf("%s: %w", file, err)
 			}
 			x = nil

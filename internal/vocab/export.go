@@ -40,6 +40,11 @@ func Export(meta *gguf.Metadata) (*Exported, error) {
 	if v.Scores == nil {
 		v.Scores = make([]float32, len(v.Tokens))
 	}
+	for id, text := range v.Tokens {
+		if text == "" || !utf8.ValidString(text) {
+			return nil, fmt.Errorf("token %d is %s: a tokenizer's files cannot hold it", id, formats.Quote(text))
+		}
+	}
 	x.special()
 	switch v.Model {
 	case "llama":
@@ -375,9 +380,6 @@ func (x *exporter) byteLevel() error {
 	for id, text := range v.Tokens[:last] {
 		if x.padding(id) {
 			continue
-		}
-		if text == "" || !utf8.ValidString(text) {
-			return fmt.Errorf("token %d is %s: tokenizer.json cannot hold it", id, formats.Quote(text))
 		}
 		if id < n {
 			if vocab, err = appendToken(vocab, text, id); err != nil {
