@@ -290,6 +290,12 @@ func maximumNEON(x *float32, n int) float32
 //go:noescape
 func expSumNEON(dst, x *float32, n int, top float32) float64
 
+// divergenceNEON returns, in float64, the sums of exp(p[i]-topP), of exp(q[i]-topQ) and of
+// exp(p[i]-topP)*(p[i]-q[i]), n being a multiple of the vector length.
+//
+//go:noescape
+func divergenceNEON(p, q *float32, n int, topP, topQ float32, sums *[3]float64)
+
 // siluMulNEON computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector length.
 //
 //go:noescape

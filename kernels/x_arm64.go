@@ -319,17 +319,13 @@ func expSum(dst, x []float32, top float32) float64 {
 	return sum
 }
 
-// divergence takes the exponentials, which are most of the work, from vectors.
 func divergence(p, q []float32, topP, topQ float32) (sumP, sumQ, diff float64) {
-	var terms [256]float32
-	for len(p) > 0 {
-		n := min(len(p), len(terms))
-		sumP += expSum(terms[:n], p[:n], topP)
-		sumQ += expSum(nil, q[:n], topQ)
-		for i, e := range terms[:n] {
-			diff += float64(e) * (float64(p[i]) - float64(q[i]))
-		}
-		p, q = p[n:], q[n:]
+	n := whole(len(p))
+	sumP, sumQ, diff = divergenceGo(p[n:], q[n:], topP, topQ)
+	if n > 0 {
+		var sums [3]float64
+		divergenceNEON(&p[0], &q[0], n, topP, topQ, &sums)
+		sumP, sumQ, diff = sumP+sums[0], sumQ+sums[1], diff+sums[2]
 	}
 	return sumP, sumQ, diff
 }

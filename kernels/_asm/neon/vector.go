@@ -126,6 +126,32 @@ nil; n is a multiple of the vector length.`)
 	g("FMOVD F0, %s", params["ret"])
 	ret()
 
+	text("divergenceNEON", "(p, q *float32, n int, topP, topQ float32, sums *[3]float64)",
+		`divergenceNEON returns, in float64, the sums of exp(p[i]-topP), of exp(q[i]-topQ) and of
+exp(p[i]-topP)*(p[i]-q[i]), n being a multiple of the vector length.`)
+	load("p", "q", "n")
+	loadExp()
+	loadFloat("topP", 30)
+	loadFloat("topQ", 31)
+	zero(6, 4) // 6 and 7: the first sum, 8 and 9: the second
+	zero(14, 2)
+	g("LSR $2, R2")
+	times("R2", func() {
+		v("ldr q4, [x0], #16\nldr q5, [x1], #16\nfsub v0.4s, v4.4s, v30.4s")
+		exp(0, 1, 2, 3)
+		v("fcvtl v10.2d, v0.2s\nfcvtl2 v11.2d, v0.4s\nfadd v6.2d, v6.2d, v10.2d\nfadd v7.2d, v7.2d, v11.2d")
+		v("fcvtl v0.2d, v4.2s\nfcvtl2 v1.2d, v4.4s\nfcvtl v2.2d, v5.2s\nfcvtl2 v3.2d, v5.4s")
+		v("fsub v0.2d, v0.2d, v2.2d\nfsub v1.2d, v1.2d, v3.2d\nfmla v14.2d, v10.2d, v0.2d\nfmla v15.2d, v11.2d, v1.2d")
+		v("fsub v0.4s, v5.4s, v31.4s")
+		exp(0, 1, 2, 3)
+		v("fcvtl v10.2d, v0.2s\nfcvtl2 v11.2d, v0.4s\nfadd v8.2d, v8.2d, v10.2d\nfadd v9.2d, v9.2d, v11.2d")
+	})
+	g("MOVD %s, R3", params["sums"])
+	for i, sum := range []int{6, 8, 14} {
+		v("fadd v0.2d, v%d.2d, v%d.2d\nfaddp d0, v0.2d\nstr d0, [x3, #%d]", sum, sum+1, 8*i)
+	}
+	ret()
+
 	text("siluMulNEON", "(out, gate, up *float32, n int)",
 		"siluMulNEON computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector length.")
 	load("out", "gate", "up", "n")
