@@ -104,6 +104,9 @@ type shard struct {
 
 // NewPlan opens the GGUF and plans its export. Nothing is written.
 func NewPlan(opt Options) (p *Plan, err error) {
+	if st, err := os.Stat(opt.In); err == nil && st.IsDir() {
+		return nil, &convert.InputError{Path: opt.In, Msg: "is a directory", Hint: "name a GGUF file; a checkpoint needs no export"}
+	}
 	f, err := gguf.Open(opt.In)
 	if err != nil {
 		return nil, err

@@ -344,10 +344,7 @@ func (x *exporter) sentencePieceFast(m *sentencepiece.Model) error {
 		decode = append(decode, object{"type": "Strip", "content": " ", "start": 1, "stop": 0})
 	}
 	f.Decoder = object{"type": "Sequence", "decoders": decode}
-	// What the GGUF does not say is left to transformers' own default.
-	_, saysBOS := x.meta.Get("tokenizer.ggml.add_bos_token")
-	_, saysEOS := x.meta.Get("tokenizer.ggml.add_eos_token")
-	if post := x.template(saysBOS && v.AddBOS, saysEOS && v.AddEOS); post != nil {
+	if post := x.template(v.AddBOS, v.AddEOS); post != nil {
 		f.PostProcessor = post
 	}
 	return x.fastFile(f)

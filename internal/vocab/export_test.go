@@ -56,7 +56,7 @@ func TestExport(t *testing.T) {
 		read  func(*Builder)
 		files []string
 	}{
-		{"SentencePiece", 320, (*Builder).SentencePiece, []string{"config.json", `{}`, "tokenizer.model", spm}},
+		{"SentencePiece", 320, (*Builder).SentencePiece, []string{"config.json", `{}`, "tokenizer.model", spm, "tokenizer_config.json", `{"add_bos_token": false}`}},
 		{"added tokens", 325, (*Builder).SentencePiece, []string{
 			"config.json", `{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 324}`, "tokenizer.model", spm, "added_tokens.json", `{"extra": 320}`,
 			"tokenizer_config.json", `{"add_bos_token": true, "add_eos_token": false, "chat_template": "T", "added_tokens_decoder": {
@@ -64,7 +64,7 @@ func TestExport(t *testing.T) {
 		}},
 		{"a space inside", 321, func(v *Builder) { v.AddPrefixSpace(); v.SentencePiece() }, []string{
 			"config.json", `{}`, "tokenizer.model", spm,
-			"tokenizer_config.json", `{"add_prefix_space": false, "added_tokens_decoder": {"262": {"content": " x ", "special": false}}}`,
+			"tokenizer_config.json", `{"add_bos_token": true, "add_prefix_space": false, "added_tokens_decoder": {"262": {"content": " x ", "special": false}}}`,
 		}},
 		{"byte-level", 322, (*Builder).BPE, []string{
 			"config.json", `{"eos_token_id": 319}`, "tokenizer.json", bpe,
