@@ -61,6 +61,7 @@ var Families = []*Family{
 	olmo2Family,
 	internlm2Family,
 	commandRFamily,
+	cohere2Family,
 	minicpmFamily,
 	baichuanFamily,
 	glm4Family,
