@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares with llama.cpp and with what it made of the models in the folder
+# Compares with llama.cpp, with transformers where SMELT_PYTHON (or python3) has
+# it, and with what llama.cpp made of the models in the folder
 # SMELT_SHARED (../shared beside the repository by default); what is missing is
 # skipped, saying so.
 set -euo pipefail

@@ -58,6 +58,7 @@ var Families = []*Family{
 	phi2Family,
 	gptneoxFamily,
 	starcoder2Family,
+	olmoFamily,
 	olmo2Family,
 	internlm2Family,
 	commandRFamily,

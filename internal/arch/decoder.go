@@ -61,6 +61,9 @@ type Decoder struct {
 	ParallelUnlessNorm bool
 	// NormsBehind: norms stand only behind attention and feed-forward (OLMo 2).
 	NormsBehind bool
+	// BareNorms: the norms before the blocks and the output have neither weights
+	// nor biases (OLMo 1).
+	BareNorms bool
 	// FFNNorm is the tensor that holds the norm before the feed-forward; "":
 	// ffn_norm.
 	FFNNorm string
@@ -78,6 +81,7 @@ type Decoder struct {
 	// this largest exponent, usually 8.
 	AlibiMax float32
 
+	ClampQKV      float32 // q, k and v are clamped to -ClampQKV..ClampQKV; 0: they are not
 	AttnScale     float32 // of q·k; 0: 1/sqrt(HeadDim)
 	AttnSoftcap   float32 // s -> cap*tanh(s/cap) on attention scores
 	LogitSoftcap  float32 // the same on logits

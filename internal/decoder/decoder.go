@@ -370,6 +370,13 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 		d.latent(q, k, xb, w, rope, n)
 	} else {
 		d.mul(xb, n, to{&w.wq, q}, to{&w.wk, k}, to{&w.wv, v})
+		if c := a.ClampQKV; c > 0 {
+			for _, x := range [][]float32{q, k, v} {
+				for i := range x {
+					x[i] = min(c, max(-c, x[i]))
+				}
+			}
+		}
 		d.norm(q, q, &w.qNorm)
 		d.norm(k, k, &w.kNorm)
 		if a.NoRopeStep == 0 || l%a.NoRopeStep != a.NoRopeStep-1 {

@@ -67,6 +67,7 @@ func variants() map[string]variant {
 	add("linear biases, 6 heads", "", func(d *arch.Decoder) { d.Rope, d.AlibiMax, d.Heads = arch.Rope{}, 8, 6 })
 	add("fused matrices", "qkv gateUp bias", func(*arch.Decoder) {})
 	add("norms of whole q and k, norms behind", "wholeNorm post noPre", func(d *arch.Decoder) { d.NormsBehind, d.Rope.Half = true, true })
+	add("norms without weights, clamped", "", func(d *arch.Decoder) { d.Norm, d.BareNorms, d.ClampQKV = arch.LayerNorm, true, 0.7 })
 	add("a norm for each head", "headwiseNorm", func(d *arch.Decoder) { d.Norm = arch.LayerNorm })
 	add("no rope in every second layer", "", func(d *arch.Decoder) { d.NoRopeStep = 2 })
 	add("yarn", "", func(d *arch.Decoder) {

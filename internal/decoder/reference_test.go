@@ -63,6 +63,9 @@ func build(d *arch.Decoder, with string) memory {
 		m.add(rng, name+".weight", 0, 1.5/math.Sqrt(float64(in)), in, out, n)
 	}
 	norm := func(name string, dims ...int) {
+		if d.BareNorms {
+			return
+		}
 		m.add(rng, name+".weight", 1, 0.2, dims...)
 		if d.Norm == arch.LayerNorm && len(dims) == 1 {
 			m.add(rng, name+".bias", 0, 0.2, dims...)
@@ -208,12 +211,19 @@ func (r *reference) product(name string, e int, x []float64) []float64 {
 func (r *reference) linear(name string, x []float64) []float64 { return r.product(name, 0, x) }
 
 // norm normalizes each run of x that is as long as a row of the weights, with
-// the row that is its turn; without weights it does nothing.
+// the row that is its turn; without weights it does nothing, unless norms have
+// none.
 func (r *reference) norm(name string, x []float64) []float64 {
-	if !r.has(name + ".weight") {
+	var w, b []float64
+	n := len(x)
+	switch {
+	case r.has(name + ".weight"):
+		w, b, n = r.m.get(name+".weight"), r.m.get(name+".bias"), int(r.m[name+".weight"].Dims[0])
+	case r.d.BareNorms && (strings.HasSuffix(name, "attn_norm") || strings.HasSuffix(name, "ffn_norm") || name == "output_norm"):
+		w = slices.Repeat([]float64{1}, n)
+	default:
 		return x
 	}
-	w, b, n := r.m.get(name+".weight"), r.m.get(name+".bias"), int(r.m[name+".weight"].Dims[0])
 	var out []float64
 	for first := 0; first < len(x); first += n {
 		run := x[first : first+n]
@@ -310,6 +320,11 @@ func (r *reference) attention(l, pos int, x []float64) []float64 {
 			all = r.linear(p+"attn_qkv", x)
 		} else {
 			all = slices.Concat(r.linear(p+"attn_q", x), r.linear(p+"attn_k", x), r.linear(p+"attn_v", x))
+		}
+		if c := float64(d.ClampQKV); c > 0 {
+			for i, v := range all {
+				all[i] = min(c, max(-c, v))
+			}
 		}
 		q = heads(r.norm(p+"attn_q_norm", all[:nq]), d.HeadDim)
 		k = heads(r.norm(p+"attn_k_norm", all[nq:nq+nkv]), d.HeadDim)

@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/arch"
@@ -146,7 +147,7 @@ type loader struct {
 func (l *loader) model(d *arch.Decoder) *Model {
 	m := &Model{desc: d}
 	m.tokenEmbd = l.matrix("token_embd.weight", d.Vocab, d.Embd, true).w
-	m.outputNorm = l.norm("output_norm", d.Embd, true)
+	m.outputNorm = l.blockNorm(d, "output_norm", true)
 	m.output = l.linear("output", d.Vocab, d.Embd, false)
 	if m.output.none() {
 		m.output.w = m.tokenEmbd
@@ -168,12 +169,12 @@ func (l *loader) model(d *arch.Decoder) *Model {
 func (l *loader) layer(d *arch.Decoder, p string, i int) layer {
 	q, kv := d.Heads*d.HeadDim, d.KVHeads*d.HeadDim
 	y := layer{
-		attnNorm: l.norm(p+"attn_norm", d.Embd, !d.NormsBehind),
+		attnNorm: l.blockNorm(d, p+"attn_norm", !d.NormsBehind),
 		qNorm:    l.headNorm(p+"attn_q_norm", d.Heads, d.HeadDim),
 		kNorm:    l.headNorm(p+"attn_k_norm", d.KVHeads, d.HeadDim),
 		sinks:    l.vector(p+"attn_sinks.weight", d.Heads, false),
 		attnPost: l.norm(p+"post_attention_norm", d.Embd, d.NormsBehind),
-		ffnNorm:  l.norm(p+"ffn_norm", d.Embd, false),
+		ffnNorm:  l.blockNorm(d, p+"ffn_norm", false),
 		ffnPost:  l.norm(p+"post_ffw_norm", d.Embd, d.NormsBehind),
 	}
 	switch {
@@ -375,6 +376,14 @@ func (l *loader) decode(t Tensor, n int, ok bool) []float32 {
 
 func (l *loader) norm(name string, n int, required bool) norm {
 	return norm{n, l.vector(name+".weight", n, required), l.vector(name+".bias", n, false)}
+}
+
+// blockNorm finds a norm before a block or the output.
+func (l *loader) blockNorm(d *arch.Decoder, name string, required bool) norm {
+	if d.BareNorms {
+		return norm{width: d.Embd, w: slices.Repeat([]float32{1}, d.Embd)}
+	}
+	return l.norm(name, d.Embd, required)
 }
 
 // headNorm finds a norm of q or k, whose shape tells what it is over: each head
