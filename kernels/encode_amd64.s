@@ -5236,9 +5236,9 @@ each38:
 	VZEROUPPER
 	RET
 
-// func fitGreedyAVX2(p *byte, half float32)
+// func fitGreedyAVX2(p *byte, half float32, rounds int)
 // Requires: AVX, AVX2
-TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-12
+TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-24
 	MOVQ         p+0(FP), AX
 	MOVQ         $0x00000010, CX
 	VMOVUPS      roundMagic<>+0(SB), Y0
@@ -5473,7 +5473,7 @@ each42:
 	VMOVUPS Y4, 6752(AX)
 	VADDPS  Y0, Y2, Y2
 	VADDPS  Y0, Y3, Y3
-	MOVQ    $0x00000005, DX
+	MOVQ    rounds+16(FP), DX
 
 round43:
 	VPXOR   Y1, Y1, Y1
@@ -8312,9 +8312,9 @@ each76:
 	VZEROUPPER
 	RET
 
-// func fitGreedyAVX512(p *byte, half float32)
+// func fitGreedyAVX512(p *byte, half float32, rounds int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-12
+TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-24
 	MOVQ         p+0(FP), AX
 	MOVQ         $0x00000010, CX
 	VMOVUPS      roundMagic<>+0(SB), Z0
@@ -8774,7 +8774,7 @@ each84:
 	VMOVUPS mantissa<>+0(SB), Z1
 	VADDPS  Z0, Z2, Z2
 	VADDPS  Z0, Z3, Z3
-	MOVQ    $0x00000005, DX
+	MOVQ    rounds+16(FP), DX
 
 round85:
 	VPXORD  Z20, Z20, Z20

@@ -88,8 +88,8 @@ func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
 // screenGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
 func screenGreedyAVX2(p *byte, half float32) (unsettled uint32)
 
-// fitGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it; 2 vectors, 32 bytes apart
-func fitGreedyAVX2(p *byte, half float32)
+// fitGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; 2 vectors, 32 bytes apart
+func fitGreedyAVX2(p *byte, half float32, rounds int)
 
 // levelsDivideAVX2: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom
 func levelsDivideAVX2(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)
@@ -124,8 +124,8 @@ func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
 // screenGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
 func screenGreedyAVX512(p *byte, half float32) (unsettled uint32)
 
-// fitGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it; 4 vectors, 6912 bytes apart
-func fitGreedyAVX512(p *byte, half float32)
+// fitGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; 4 vectors, 6912 bytes apart
+func fitGreedyAVX512(p *byte, half float32, rounds int)
 
 // levelsDivideAVX512: levels[i] = max(bottom, min(top, round((x[i]+base[i/16])/scale[i/16]))) - bottom
 func levelsDivideAVX512(levels *byte, x *float32, bottom float32, top float32, scale *float32, base *float32, groups int)

@@ -3,6 +3,7 @@
 package kernels
 
 import (
+	"bytes"
 	"math"
 	"math/bits"
 	"sync"
@@ -26,13 +27,22 @@ type kScratch struct {
 	groups
 	more   [3]groups             // for fitGreedy
 	scales [supersQ3][16]float32 // of super-blocks of Q3_K
-	queue  struct {
-		n     int
-		x     [64][16]float32 // groups that are yet to be searched
-		scale [64]*float32    // where their scales belong
-	}
-	padded [512]float32 // elements, or their importance, where a row ends early
+	queues [2]greedyQueue        // groups for fewRounds and for maxRounds
+	padded [512]float32          // elements, or their importance, where a row ends early
 	fit    quant.KFit
+}
+
+// greedyQueue holds groups that are yet to be searched.
+type greedyQueue struct {
+	n     int
+	x     [64][16]float32
+	scale [64]*float32 // where their scales belong
+}
+
+func (q *greedyQueue) add(x []float32, scale *float32) {
+	copy(q.x[q.n][:], x)
+	q.scale[q.n] = scale
+	q.n++
 }
 
 // supersQ3 is the number of super-blocks that encodeQ3 takes at a time: the
@@ -118,15 +128,21 @@ func greedySets() int {
 	return 1
 }
 
-// fitGreedy works on all sets of s.
-func (s *kScratch) fitGreedy() {
+// fitGreedy works on all sets of s. The search is over for the lanes whose wild
+// is 0, and after maxRounds.
+func (s *kScratch) fitGreedy(rounds int) {
 	p := (*byte)(unsafe.Pointer(s))
 	if hasAVX512 {
-		fitGreedyAVX512(p, 4)
+		fitGreedyAVX512(p, 4, rounds)
 	} else {
-		fitGreedyAVX2(p, 4)
+		fitGreedyAVX2(p, 4, rounds)
 	}
 }
+
+// maxRounds is how often quant's fitSignedGreedy goes through a group. Nearly
+// all groups need fewRounds at most, but of the many side by side one often
+// needs more, and all take as long as that one.
+const maxRounds, fewRounds = 5, 3
 
 // sumSquaresK adds the squares of each super-block of x in order. Two sums side
 // by side hide some of the latency.
@@ -258,7 +274,6 @@ func (s *kScratch) take(t quant.Type, f *quant.KFit, first, count int) bool {
 // super-blocks. Groups that have to be searched are queued until they fill all
 // lanes.
 func (s *kScratch) encodeQ3(dst []byte, x []float32) {
-	q := &s.queue
 	for b := range len(x) / 256 {
 		xb := x[256*b:][:256]
 		transposeGroups(&s.groups.x, xb, 16)
@@ -266,14 +281,11 @@ func (s *kScratch) encodeQ3(dst []byte, x []float32) {
 		s.scales[b] = s.groups.scale
 		for ; unsettled != 0; unsettled &= unsettled - 1 {
 			j := bits.TrailingZeros32(unsettled)
-			copy(q.x[q.n][:], xb[16*j:])
-			q.scale[q.n] = &s.scales[b][j]
-			if q.n++; q.n == 16*greedySets() {
-				s.searchQueue()
-			}
+			s.enqueue(0, xb[16*j:], &s.scales[b][j])
 		}
 	}
-	s.searchQueue()
+	s.searchQueue(0)
+	s.searchQueue(1)
 	f := &s.fit
 	size := quant.Q3_K.BlockSize()
 	clear(f.Inv[:])
@@ -281,19 +293,31 @@ func (s *kScratch) encodeQ3(dst []byte, x []float32) {
 		xb := x[256*b:][:256]
 		f.Scale = s.scales[b]
 		roundScales(quant.Q3_K, f, false)
-		for j, l := range f.LScale {
-			if l == 32 || math.Abs(float64(f.D)) <= 1e-6 {
-				// The stored scale may be zero. Then the search's levels count.
-				f.SearchGroup(quant.Q3_K, j, xb)
+		if tiny := math.Abs(float64(f.D)) <= 1e-6; tiny || bytes.IndexByte(f.LScale[:], 32) >= 0 {
+			// A stored scale may be zero. Then the search's levels count.
+			for j, l := range f.LScale {
+				if tiny || l == 32 {
+					f.SearchGroup(quant.Q3_K, j, xb)
+				}
 			}
 		}
 		f.Put(quant.Q3_K, dst[size*b:][:size], xb, &kLevels)
 	}
 }
 
-// searchQueue finds the scales of all groups in the queue.
-func (s *kScratch) searchQueue() {
-	q := &s.queue
+// enqueue adds a group to a queue, which is searched when it is full.
+func (s *kScratch) enqueue(queue int, x []float32, scale *float32) {
+	q := &s.queues[queue]
+	q.add(x, scale)
+	if q.n == 16*greedySets() {
+		s.searchQueue(queue)
+	}
+}
+
+// searchQueue finds the scales of all groups in a queue. Those in the first
+// that are not done after fewRounds start again in the second.
+func (s *kScratch) searchQueue(queue int) {
+	q := &s.queues[queue]
 	if q.n == 0 {
 		return
 	}
@@ -302,11 +326,26 @@ func (s *kScratch) searchQueue() {
 		// Lanes past the end search what an earlier turn left.
 		transposeGroups(&sets[i].x, unsafe.Slice(&q.x[16*i][0], 256), 16)
 	}
-	s.fitGreedy()
+	rounds := fewRounds
+	if queue > 0 {
+		rounds = maxRounds
+	}
+	s.fitGreedy(rounds)
+	var again uint64
 	for i, to := range q.scale[:q.n] {
-		*to = sets[i/16].scale[i%16]
+		g := sets[i/16]
+		*to = g.scale[i%16]
+		if g.wild[i%16] != 0 {
+			again |= 1 << i
+		}
 	}
 	q.n = 0
+	if queue == 0 {
+		for ; again != 0; again &= again - 1 {
+			i := bits.TrailingZeros64(again)
+			s.enqueue(1, q.x[i][:], q.scale[i])
+		}
+	}
 }
 
 // roundScales is f.Round.

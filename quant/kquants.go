@@ -1,6 +1,9 @@
 package quant
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // K-quants: super-blocks of 256 elements in groups of 16 or 32. A group's scale
 // (and minimum) is itself a level times a half-precision number of the
@@ -266,7 +269,10 @@ func (f *KFit) setAffine(form *kForm, x []float32, kernel *KLevels, scale, minim
 // setSigned also serves Q3_K without importance, whose levels come from the
 // search; they have no inverse.
 func (f *KFit) setSigned(form *kForm, x []float32, kernel *KLevels, scale []float32) {
-	found := f.Levels
+	var found [superLen]uint8
+	if slices.Contains(scale, 0) {
+		found = f.Levels
+	}
 	kernel.Signed(&f.Levels, x, form.half, scale)
 	for j, d := range scale {
 		switch levels := f.Levels[16*j:][:16]; {

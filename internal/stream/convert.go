@@ -36,6 +36,7 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 	per := max(1, chunkFloats/rowLen)
 	b.f32 = grow(b.f32, per*rowLen)
 	var errs Errors
+	finite = t.Type.BlockLen() > 1
 	for r := 0; r < n; r += per {
 		k := min(per, n-r)
 		f := b.f32[:k*rowLen]
@@ -46,9 +47,11 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		if t.Type.BlockLen() == 1 {
 			kernels.EncodeRow(t.Type, b.dst[r*dstRow:][:k*dstRow], f, nil)
 		} else {
-			if err := b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad); err != nil {
+			ok, err := b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad)
+			if err != nil {
 				return false, err
 			}
+			finite = finite && ok
 		}
 		if m := t.Measure; m != nil && (r == 0 || !m.Sample) {
 			b.check = grow(b.check, len(f))
@@ -61,15 +64,17 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 	}
 	b.scanned = true
 	bad.overflow(t.Type, st, b.dst, b.src, base)
-	return false, nil
+	return finite, nil
 }
 
 // encodeRows quantizes the rows in f, the first of them row first of the job,
 // each with its matrix's importance. Without importance rows are nothing to the
-// encoders but runs of blocks, so that they take all at once.
-func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) error {
+// encoders but runs of blocks, so that they take all at once. It reports whether
+// all rows are finite.
+func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) (allFinite bool, err error) {
 	rowLen := j.Src.Len()
 	size := t.Type.RowSize(rowLen)
+	allFinite = true
 	if t.Importance == nil {
 		kernels.EncodeRow(t.Type, out, f, nil)
 	}
@@ -82,14 +87,14 @@ func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []by
 			}
 			imp, err := b.importanceOf(t, m, rowLen)
 			if err != nil {
-				return err
+				return false, err
 			}
 			kernels.EncodeRow(t.Type, dst, row, imp)
 		}
-		b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen))
+		allFinite = b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen)) && allFinite
 		f, out = f[rowLen:], out[size:]
 	}
-	return nil
+	return allFinite, nil
 }
 
 // importanceOf returns the importance of a matrix of a target. The last one
@@ -226,10 +231,11 @@ func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
 // quantized to type t: where a block's scale, a half, overflows. Only values
 // near a half's range can do that, so that a row's largest tells whether to
 // look closer. A row that is not finite itself is left to the scan of the
-// source: its blocks are spoilt as a whole.
-func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) {
-	if m := kernels.MaxAbs(row); m < 32768 || !finite(m) || !t.CanDecode() {
-		return
+// source: its blocks are spoilt as a whole. It reports whether the row is finite.
+func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) (rowFinite bool) {
+	m := kernels.MaxAbs(row)
+	if m < 32768 || !finite(m) || !t.CanDecode() {
+		return finite(m)
 	}
 	b.check = grow(b.check, len(row))
 	kernels.DecodeRow(t, b.check, dst)
@@ -239,6 +245,7 @@ func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []fl
 			n.add(&n.Overflow, base+int64(i))
 		}
 	}
+	return true
 }
 
 func finite(v float32) bool { return math.Float32bits(v)&0x7f800000 != 0x7f800000 }

@@ -723,12 +723,12 @@ func (t target) screenGreedy() {
 // AVX-512, both halves of one with AVX2.
 func (t target) fitGreedy() {
 	name := "fitGreedy" + t.name
-	TEXT(name, NOSPLIT, "func(p *byte, half float32)")
+	TEXT(name, NOSPLIT, "func(p *byte, half float32, rounds int)")
 	sets, stride := 2, 32
 	if t.lanes == 16 {
 		sets, stride = 4, groupsSize
 	}
-	Doc(fmt.Sprintf("%s: scale of every lane as quant's fitSignedGreedy finds it; %d vectors, %d bytes apart", name, sets, stride))
+	Doc(fmt.Sprintf("%s: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; %d vectors, %d bytes apart", name, sets, stride))
 	g, n := Load(Param("p"), GP64()), GP64()
 	MOVQ(U32(16), n)
 	at := func(set, disp int) Mem { return Mem{Base: g, Disp: disp + set*stride} }
@@ -753,8 +753,7 @@ func (t target) fitGreedy() {
 	VADDPS(magic, bottom, bottom)
 	VADDPS(magic, top, top)
 
-	rounds, again, done := GP64(), label("round"), label("done")
-	MOVQ(U32(5), rounds)
+	rounds, again, done := Load(Param("rounds"), GP64()), label("round"), label("done")
 	Label(again)
 	{
 		zero := t.zero()
