@@ -19,6 +19,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/gates"
 	"github.com/smeltgguf/smelt/internal/model"
 	"github.com/smeltgguf/smelt/internal/report"
+	"github.com/smeltgguf/smelt/internal/tasks"
 	"github.com/smeltgguf/smelt/kernels"
 )
 
@@ -35,6 +36,7 @@ GGUF files or checkpoint directories.`,
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --max-kld 0.05
   verify --base model-f16.gguf --text wiki.txt --save-baseline wiki.baseline
   verify --baseline wiki.baseline --model model-q4_k_m.gguf
+  verify --base model-f16.gguf --model model-q4_k_m.gguf --task hellaswag=hellaswag_val.txt --gate task.hellaswag=-0.01
   verify --base hf/ --model model-f16.gguf --text 'texts/*.txt.gz' --chunks 20 --json
   verify --base model-f16.gguf --model model-q4_k_m.gguf --text wiki.txt --html report.html`,
 		Args: cobra.NoArgs,
@@ -48,6 +50,8 @@ GGUF files or checkpoint directories.`,
 	f.StringVar(&o.baseline, "baseline", "", "compare with this file of --save-baseline, or of llama-perplexity --save-all-logits, in place of --base")
 	f.StringVar(&o.saveBaseline, "save-baseline", "", "write what --base says of the text to this file, for --baseline")
 	f.StringArrayVar(&o.texts, "text", nil, "text to measure on: file or glob; .gz, .zst and .jsonl are read too (may be repeated)")
+	f.StringArrayVar(&o.taskFlags, "task", nil, "multiple choice: KIND=FILE or KIND:NAME=FILE, the kind being hellaswag, winogrande, mc or jsonl (may be repeated)")
+	f.IntVar(&o.taskQuestions, "task-questions", 0, "questions of each task to ask (default: all)")
 	f.StringVar(&o.field, "field", "text", "key of the text in lines of .jsonl")
 	f.IntVar(&o.eval.Ctx, "ctx", 512, "tokens per chunk")
 	f.IntVar(&o.eval.Stride, "stride", 0, "tokens from one chunk's start to the next's (default: ctx)")
@@ -76,6 +80,9 @@ type verifyOptions struct {
 	models, texts, gates            []string
 	base, field, compute, cache     string
 	baseline, saveBaseline          string
+	taskFlags                       []string
+	tasks                           []task
+	taskQuestions                   int
 	eval                            eval.Options
 	threads                         int
 	maxPPLRatio, maxKLD, minSameTop float64
@@ -86,6 +93,9 @@ type verifyOptions struct {
 }
 
 func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, changed func(flag string) bool) error {
+	if err := o.parseTasks(); err != nil {
+		return err
+	}
 	file, flagGates, err := o.parseGates(changed)
 	if err != nil {
 		return err
@@ -106,6 +116,9 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		if text, err = corpus.Read(o.texts, corpus.Options{Field: o.field}); err != nil {
 			return err
 		}
+	}
+	if err := o.readTasks(); err != nil {
+		return err
 	}
 	if o.baseline != "" {
 		b, err := baseline.Open(o.baseline)
@@ -131,6 +144,8 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 			m.Close()
 		}
 	}()
+	measure := text != nil || o.eval.Baseline != nil
+	run := decoder.Options{Compute: compute, HalfCache: half, Pool: pool}
 	var named []eval.Named
 	r := &report.Report{Version: versionString(), Compute: compute.String()}
 	for _, p := range paths {
@@ -139,7 +154,13 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 			return err
 		}
 		opened = append(opened, m)
-		named = append(named, eval.Named{Path: p, Model: decoder.New(m.Weights, decoder.Options{Context: o.eval.Ctx, Sequences: sideBySide(o.eval.Ctx), Compute: compute, HalfCache: half, Pool: pool})})
+		n := eval.Named{Path: p}
+		if measure {
+			opt := run
+			opt.Context, opt.Sequences = o.eval.Ctx, sideBySide(o.eval.Ctx)
+			n.Model = decoder.New(m.Weights, opt)
+		}
+		named = append(named, n)
 		r.Files = append(r.Files, report.File{Path: p, Architecture: m.Weights.Desc().Arch, Ftype: m.Ftype, Bytes: m.Bytes, BitsPerWeight: m.BitsPerWeight})
 	}
 	var tokens []int32
@@ -150,7 +171,7 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 				return err
 			}
 		}
-	} else {
+	} else if text != nil {
 		r.Texts = text.Files
 		if tokens, err = tokenizeForAll(opened, text.Data); err != nil {
 			return err
@@ -201,13 +222,15 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		o.eval.Stop = func(r *eval.Result) bool { return eval.Decided(r, perModel) }
 	}
 	var runErr error
-	r.Result, runErr = eval.Run(ctx, base, named, tokens, o.eval)
-	if bar != nil {
-		bar.finish()
-	}
-	r.Seconds = time.Since(start).Seconds()
-	if runErr != nil && (r.Result == nil || r.Chunks == 0 || !errors.Is(runErr, context.Canceled) && ctx.Err() == nil) {
-		return runErr
+	r.Result = &eval.Result{Complete: true, Models: []eval.Figures{}}
+	if measure {
+		r.Result, runErr = eval.Run(ctx, base, named, tokens, o.eval)
+		if bar != nil {
+			bar.finish()
+		}
+		if runErr != nil && (r.Result == nil || r.Chunks == 0 || !errors.Is(runErr, context.Canceled) && ctx.Err() == nil) {
+			return runErr
+		}
 	}
 	if runErr == nil && o.eval.Save != nil {
 		if err := o.eval.Save.Commit(); err != nil {
@@ -215,6 +238,13 @@ func (o *verifyOptions) run(ctx context.Context, stdout, stderr io.Writer, chang
 		}
 	}
 	r.Gates = eval.Check(r.Result, perModel)
+	if runErr == nil && len(o.tasks) > 0 {
+		if r.Tasks, runErr = o.runTasks(ctx, opened, run, stderr); runErr != nil && ctx.Err() == nil {
+			return runErr
+		}
+		r.Gates = append(r.Gates, tasks.Check(r.Tasks, o.models, perModel)...)
+	}
+	r.Seconds = time.Since(start).Seconds()
 	if o.base != "" && runErr == nil && (o.tensors || o.html != "" && !changed("tensors")) {
 		if r.Tensors, err = compareWeights(ctx, o.base, o.models, stderr, o.quiet); err != nil && ctx.Err() == nil {
 			return err
@@ -241,8 +271,17 @@ func (o *verifyOptions) check() error {
 	if o.saveBaseline != "" && o.base == "" {
 		return usagef("--save-baseline keeps what a base says: it needs --base")
 	}
-	if len(o.models) == 0 && o.saveBaseline == "" || len(o.texts) == 0 && o.baseline == "" {
-		return usagef("--model and --text are needed")
+	if len(o.models) == 0 && o.saveBaseline == "" || len(o.texts) == 0 && o.baseline == "" && len(o.tasks) == 0 {
+		return usagef("--model and --text are needed, or --task")
+	}
+	if len(o.texts) == 0 && o.baseline == "" && (o.saveBaseline != "" || o.html != "") {
+		return usagef("--save-baseline and --html are about a text: they need --text")
+	}
+	if len(o.tasks) > 0 && len(o.models) == 0 {
+		return usagef("--task needs --model")
+	}
+	if o.taskQuestions < 0 {
+		return usagef("--task-questions must not be negative")
 	}
 	if o.eval.Ctx < 4 || o.eval.Chunks < 0 || o.eval.Stride < 0 {
 		return usagef("--ctx must be at least 4, --chunks and --stride not negative")
@@ -334,6 +373,13 @@ func (o *verifyOptions) parseGates(changed func(string) bool) (file *gates.File,
 		all = append(file.All(), flags...)
 	}
 	for _, g := range all {
+		name, isTask := g.Task()
+		if isTask && o.base == "" {
+			return nil, nil, usagef("a gate on %s is about the difference from the base's accuracy: it needs --base", g.Figure)
+		}
+		if isTask && !o.hasTask(name) {
+			return nil, nil, usagef("a gate on %s needs --task %s=FILE", g.Figure, name)
+		}
 		if g.NeedsBase() && o.base == "" && o.baseline == "" {
 			return nil, nil, usagef("a gate on %s needs --base or --baseline", g.Figure)
 		}

@@ -72,46 +72,53 @@ func expand(pattern string) ([]string, error) {
 }
 
 func readFile(path string, opt Options) ([]byte, error) {
+	b, name, err := ReadFile(path)
+	if err == nil && filepath.Ext(name) == ".jsonl" {
+		return jsonLines(path, b, opt.Field)
+	}
+	return b, err
+}
+
+// ReadFile reads a file as it stands, decompressed if its name ends in .gz or
+// .zst; name is the path without that ending.
+func ReadFile(path string) (data []byte, name string, err error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return nil, pathError(path, err)
+		return nil, "", pathError(path, err)
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
+		return nil, "", fmt.Errorf("%s: not a regular file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, pathError(path, err)
+		return nil, "", pathError(path, err)
 	}
 	defer f.Close()
 	var r io.Reader = f
-	name := path
+	name = path
 	switch filepath.Ext(path) {
 	case ".gz":
 		z, err := gzip.NewReader(f)
 		if err != nil {
-			return nil, fmt.Errorf("%s: not a gzip file: %w", path, err)
+			return nil, "", fmt.Errorf("%s: not a gzip file: %w", path, err)
 		}
 		r, name = z, strings.TrimSuffix(path, ".gz")
 	case ".zst":
 		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
 		if err != nil {
-			return nil, fmt.Errorf("%s: not a zstd file: %w", path, err)
+			return nil, "", fmt.Errorf("%s: not a zstd file: %w", path, err)
 		}
 		defer z.Close()
 		r, name = z, strings.TrimSuffix(path, ".zst")
 	}
 	b, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s: read error after %d bytes: %w", path, len(b), err)
+		return nil, "", fmt.Errorf("%s: read error after %d bytes: %w", path, len(b), err)
 	}
 	if len(b) > maxSize {
-		return nil, fmt.Errorf("%s: text exceeds %d MiB", path, maxSize>>20)
+		return nil, "", fmt.Errorf("%s: text exceeds %d MiB", path, maxSize>>20)
 	}
-	if filepath.Ext(name) == ".jsonl" {
-		return jsonLines(path, b, opt.Field)
-	}
-	return b, nil
+	return b, name, nil
 }
 
 func jsonLines(path string, data []byte, field string) ([]byte, error) {

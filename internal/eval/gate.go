@@ -21,6 +21,11 @@ var higherIsBetter = map[string]bool{
 	"mean_dp": true, "min_dp": true, "dp_1": true, "dp_5": true, "dp_10": true, "median_dp": true,
 }
 
+func (g Gate) higherIsBetter() bool {
+	_, task := g.Task()
+	return task || higherIsBetter[g.Figure]
+}
+
 // FigureNames lists what can be a gate, in the order of the structs.
 func FigureNames() []string {
 	var names []string
@@ -58,10 +63,20 @@ func (f *Figures) Figure(name string) (value float64, ok bool) {
 	return 0, false
 }
 
+// taskPrefix begins the gates on tasks: "task.hellaswag".
+const taskPrefix = "task."
+
+// Task returns the name of the task whose accuracy, less the base's, the gate
+// bounds from below; ok is false for a gate on a figure of the text.
+func (g Gate) Task() (name string, ok bool) {
+	name, ok = strings.CutPrefix(g.Figure, taskPrefix)
+	return name, ok && name != ""
+}
+
 // Validate reports whether the gate's figure exists.
 func (g Gate) Validate() error {
-	if !slices.Contains(FigureNames(), g.Figure) {
-		return fmt.Errorf("gate %q: no such figure; there are %s", g.Figure, strings.Join(FigureNames(), ", "))
+	if _, ok := g.Task(); !ok && !slices.Contains(FigureNames(), g.Figure) {
+		return fmt.Errorf("gate %q: no such figure; there are %s, and task.NAME for a --task", g.Figure, strings.Join(FigureNames(), ", "))
 	}
 	if math.IsNaN(g.Bound) {
 		return fmt.Errorf("gate %q: bound is not a number", g.Figure)
@@ -78,7 +93,7 @@ func (g Gate) NeedsBase() bool {
 // String gives the gate as a condition: "mean_kld <= 0.05".
 func (g Gate) String() string {
 	op := "<="
-	if higherIsBetter[g.Figure] {
+	if g.higherIsBetter() {
 		op = ">="
 	}
 	return fmt.Sprintf("%s %s %g", g.Figure, op, g.Bound)
@@ -98,12 +113,15 @@ func (o Outcome) String() string {
 }
 
 // Check holds gates against a result: gates[i] against its i-th model. A
-// figure that was not measured misses its gate.
+// figure that was not measured misses its gate. Gates on tasks are left out.
 func Check(res *Result, gates [][]Gate) []Outcome {
 	var out []Outcome
 	for i := range res.Models {
 		m := &res.Models[i]
 		for _, g := range gates[i] {
+			if _, task := g.Task(); task {
+				continue
+			}
 			v, ok := m.Figure(g.Figure)
 			out = append(out, Outcome{Gate: g, Name: g.String(), Path: m.Path, Value: v, Passed: ok && g.met(v)})
 		}
@@ -113,7 +131,7 @@ func Check(res *Result, gates [][]Gate) []Outcome {
 
 // met reports whether a value passes.
 func (g Gate) met(v float64) bool {
-	if higherIsBetter[g.Figure] {
+	if g.higherIsBetter() {
 		return v >= g.Bound
 	}
 	return v <= g.Bound
@@ -132,14 +150,15 @@ const minDecision = 4
 // gate: the interval of DecisionZ standard errors around the figure lies wholly
 // on one side of the bound. Extremes have no such interval; they decide where
 // they cannot get back (the largest KL divergence is above its bound). All other
-// figures without a standard error leave their gate open.
+// figures without a standard error leave their gate open. Gates on tasks have no
+// part in it.
 func Decided(res *Result, gates [][]Gate) bool {
 	if res.Chunks < minDecision {
 		return false
 	}
 	for i := range res.Models {
 		for _, g := range gates[i] {
-			if !res.Models[i].decides(g, res.Scored) {
+			if _, task := g.Task(); !task && !res.Models[i].decides(g, res.Scored) {
 				return false
 			}
 		}
@@ -170,7 +189,7 @@ func (f *Figures) decides(g Gate, n int) bool {
 	var lo, hi float64
 	switch se, ok := f.Figure(g.Figure + "_se"); {
 	case g.Figure == "same_top":
-		lo, hi = wilson(v, n, DecisionZ)
+		lo, hi = Wilson(v, n, DecisionZ)
 	case g.Figure == "mean_nll":
 		d := DecisionZ * f.PPLSE / f.PPL // PPL = exp of it
 		lo, hi = v-d, v+d

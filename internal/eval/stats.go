@@ -111,10 +111,10 @@ func sorted(x []float64) []float64 {
 	return s
 }
 
-// wilson returns the score interval of a share p of n trials, z standard errors
+// Wilson returns the score interval of a share p of n trials, z standard errors
 // wide on either side (E. B. Wilson, 1927): unlike p +- z*se it is no single
 // point where all trials went one way.
-func wilson(p float64, n int, z float64) (lo, hi float64) {
+func Wilson(p float64, n int, z float64) (lo, hi float64) {
 	if n == 0 {
 		return 0, 1
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/smeltgguf/smelt/internal/compare"
 	"github.com/smeltgguf/smelt/internal/eval"
+	"github.com/smeltgguf/smelt/internal/tasks"
 )
 
 // Report is one run of verify. docs/verify.md documents its JSON form.
@@ -24,6 +25,7 @@ type Report struct {
 	Seconds float64        `json:"seconds"`
 	Files   []File         `json:"files"`
 	Gates   []eval.Outcome `json:"gates"`
+	Tasks   []tasks.Result `json:"tasks,omitempty"`
 	*eval.Result
 	// Tensors has the error of the models' tensors, where it was measured.
 	Tensors []ModelTensors `json:"tensors,omitempty"`
@@ -197,25 +199,92 @@ func (r *Report) bound() string {
 	return fmt.Sprintf("\nKL from a baseline: means within ±%.2g, single positions and quantiles within ±%.2g of what the base itself would give; all else is exact", mean, one)
 }
 
-// Text writes the table for a terminal.
+// taskRows returns the cells of the table of tasks, none without any.
+func (r *Report) taskRows() [][]string {
+	if len(r.Tasks) == 0 {
+		return nil
+	}
+	rows := [][]string{{"task", "model", "correct", "accuracy", "95%", "difference", "only base : only model", "McNemar p"}}
+	for _, t := range r.Tasks {
+		name := t.Name
+		if !t.Complete {
+			name += " (not all)"
+		}
+		add := func(s *tasks.Score) {
+			row := []string{name, filepath.Base(s.Path), fmt.Sprintf("%d/%d", s.Correct, t.Questions), inPercent(s.Accuracy), inPercent(s.Low) + " to " + inPercent(s.High), "-", "-", "-"}
+			if a := s.Against; a != nil {
+				row = append(row[:5], fmt.Sprintf("%+.2f%%", 100*a.Diff), fmt.Sprintf("%d : %d", a.OnlyBase, a.OnlyModel), fmt.Sprintf("%.3g", a.McNemar))
+			}
+			rows = append(rows, row)
+		}
+		if t.Base != nil {
+			add(t.Base)
+		}
+		for i := range t.Models {
+			add(&t.Models[i])
+		}
+	}
+	return rows
+}
+
+func inPercent(x float64) string { return fmt.Sprintf("%.2f%%", 100*x) }
+
+// measured reports whether there are figures of a text.
+func (r *Report) measured() bool { return r.Base != nil || len(r.Models) > 0 }
+
+// Text writes the tables for a terminal.
 func (r *Report) Text(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range r.rows() {
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	write := func(rows [][]string) error {
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, row := range rows {
+			fmt.Fprintln(tw, strings.Join(row, "\t"))
+		}
+		return tw.Flush()
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+	var err error
+	if r.measured() {
+		if err = write(r.rows()); err == nil {
+			_, err = fmt.Fprintln(w, r.what())
+		}
 	}
-	_, err := fmt.Fprintln(w, r.what())
+	if rows := r.taskRows(); rows != nil && err == nil {
+		err = write(rows)
+	}
 	for _, g := range r.Gates {
 		fmt.Fprintf(w, "%s %s\n", mark(g.Passed, "passed:", "MISSED:"), g)
 	}
 	return err
 }
 
-// Markdown writes the table for a pull request's comment or a job's summary.
+// Markdown writes the tables for a pull request's comment or a job's summary.
 func (r *Report) Markdown(w io.Writer) error {
-	for i, row := range r.rows() {
+	if r.measured() {
+		if err := markdownTable(w, r.rows()); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\n%s\n", r.what())
+	}
+	if rows := r.taskRows(); rows != nil {
+		if r.measured() {
+			fmt.Fprintln(w)
+		}
+		if err := markdownTable(w, rows); err != nil {
+			return err
+		}
+	}
+	if len(r.Gates) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, g := range r.Gates {
+		if _, err := fmt.Fprintf(w, "- %s %s\n", mark(g.Passed, "✅", "❌"), g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func markdownTable(w io.Writer, rows [][]string) error {
+	for i, row := range rows {
 		for j := range row {
 			row[j] = strings.ReplaceAll(row[j], "|", `\|`)
 		}
@@ -224,15 +293,6 @@ func (r *Report) Markdown(w io.Writer) error {
 		}
 		if i == 0 {
 			fmt.Fprintf(w, "|%s\n", strings.Repeat(" --- |", len(row)))
-		}
-	}
-	fmt.Fprintf(w, "\n%s\n", r.what())
-	if len(r.Gates) > 0 {
-		fmt.Fprintln(w)
-	}
-	for _, g := range r.Gates {
-		if _, err := fmt.Fprintf(w, "- %s %s\n", mark(g.Passed, "✅", "❌"), g); err != nil {
-			return err
 		}
 	}
 	return nil
