@@ -243,7 +243,8 @@ func (e *exporter) mustBe(name string, want floats) {
 
 // vectorOf reads a vector of float32 values.
 func vectorOf(t Tensor) ([]float32, error) {
-	if t.Type() != quant.F32 || t.Count() != 1 || t.Len() > maxLayers {
+	const longest = 1 << 16
+	if t.Type() != quant.F32 || t.Count() != 1 || t.Len() > longest {
 		return nil, fmt.Errorf("tensor %s: %v %s is not understood", formats.Quote(t.Name), t.Type(), dims(t.Shape))
 	}
 	raw := make([]byte, 4*t.Len())

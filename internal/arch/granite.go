@@ -11,6 +11,15 @@ var graniteFamily = &Family{
 	load:    loadGranite,
 	vocab:   llamaVocab,
 	decoder: graniteDecoder,
+	export: func(e *exporter) {
+		e.class("GraniteForCausalLM", "granite")
+		e.cfg["hidden_act"] = "silu"
+		e.cfg["attention_bias"] = e.has("blk.0.attn_q.bias")
+		e.cfg["mlp_bias"] = e.has("blk.0.ffn_up.bias")
+		for _, k := range graniteScaleKeys {
+			e.copyFloat(e.cfg, k)
+		}
+	},
 }
 
 func graniteDecoder(d *Decoder, m *params) {
@@ -48,14 +57,18 @@ func loadGranite(b *builder) {
 	b.norm("output_norm", "model.norm", s.embd)
 }
 
+var graniteScaleKeys = []keyPair{
+	{"attention.scale", []string{"attention_multiplier"}},
+	{"embedding_scale", []string{"embedding_multiplier"}},
+	{"residual_scale", []string{"residual_multiplier"}},
+	{"logit_scale", []string{"logits_scaling"}},
+}
+
 // graniteScales writes the multipliers.
 func (b *builder) graniteScales() {
-	for _, k := range [][2]string{
-		{"attention_multiplier", "attention.scale"}, {"embedding_multiplier", "embedding_scale"},
-		{"residual_multiplier", "residual_scale"}, {"logits_scaling", "logit_scale"},
-	} {
-		if f, ok := b.cfg.floatIf(k[0]); ok && f != 0 {
-			b.setFloat(k[1], f)
+	for _, k := range graniteScaleKeys {
+		if f, ok := b.cfg.floatIf(k.from...); ok && f != 0 {
+			b.setFloat(k.key, f)
 		}
 	}
 }

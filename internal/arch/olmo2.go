@@ -37,6 +37,14 @@ var olmo2Family = &Family{
 			}
 		}
 	},
+	export: func(e *exporter) {
+		e.class("Olmo2ForCausalLM", "olmo2")
+		e.cfg["hidden_act"] = "silu"
+		if e.d.Window > 0 {
+			e.class("Olmo3ForCausalLM", "olmo3") // whose default is the pattern of windows
+			e.cfg["sliding_window"] = number(e.d.Window)
+		}
+	},
 }
 
 func loadOLMo2(b *builder) {

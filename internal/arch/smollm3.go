@@ -24,4 +24,10 @@ var smollm3Family = &Family{
 	},
 	vocab:   llamaVocab,
 	decoder: func(d *Decoder, _ *params) { d.NoRopeStep = 4 },
+	export: func(e *exporter) {
+		e.class("SmolLM3ForCausalLM", "smollm3")
+		e.cfg["hidden_act"] = "silu"
+		e.cfg["attention_bias"] = e.has("blk.0.attn_q.bias")
+		e.cfg["no_rope_layer_interval"] = number(4)
+	},
 }
