@@ -11,4 +11,4 @@ if [ ! -f "$shared/peer/llamacpp.py" ]; then
 	exit 0
 fi
 export SMELT_SHARED=$shared SMELT_PEER=1
-go test -tags peer -count=1 ./internal/peer ./internal/convert ./internal/tokenizer
+go test -tags peer -count=1 -timeout 40m ./internal/peer ./internal/convert ./internal/tokenizer
