@@ -149,7 +149,8 @@ func (b *builder) llama3Factors(r *rope) {
 	b.put(ropeFactors, values(s.factors(dim, r.theta)))
 }
 
-// factors computes in float32, step by step as the original does.
+// factors computes in float32, step by step as the original does on PyTorch's
+// tensors, where a number divided by a tensor is the number times its inverse.
 func (s llama3Scaling) factors(dim int, base float64) []float32 {
 	longest := float64(s.context) / s.lowFreq   // wavelengths above it are stretched
 	shortest := float64(s.context) / s.highFreq // those below it are left alone
@@ -157,14 +158,14 @@ func (s llama3Scaling) factors(dim int, base float64) []float32 {
 	for i := 0; i < dim; i += 2 {
 		e := float32(i) / float32(dim)
 		freq := 1 / float32(math.Pow(base, float64(e)))
-		wave := float32(2*math.Pi) / freq
+		wave := 1 / freq * float32(2*math.Pi)
 		switch {
 		case wave < float32(shortest):
 			out = append(out, 1)
 		case wave > float32(longest):
 			out = append(out, float32(s.factor))
 		default:
-			smooth := (float32(s.context)/wave - float32(s.lowFreq)) / float32(s.highFreq-s.lowFreq)
+			smooth := (float32(1/wave*float32(s.context)) - float32(s.lowFreq)) / float32(s.highFreq-s.lowFreq)
 			blend := float32((1-smooth)/float32(s.factor)) + smooth
 			out = append(out, 1/blend)
 		}
