@@ -40,7 +40,7 @@ type greedyQueue struct {
 }
 
 func (q *greedyQueue) add(x []float32, scale *float32) {
-	copy(q.x[q.n][:], x)
+	q.x[q.n] = [16]float32(x)
 	q.scale[q.n] = scale
 	q.n++
 }

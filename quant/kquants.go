@@ -269,10 +269,11 @@ func (f *KFit) setAffine(form *kForm, x []float32, kernel *KLevels, scale, minim
 // setSigned also serves Q3_K without importance, whose levels come from the
 // search; they have no inverse.
 func (f *KFit) setSigned(form *kForm, x []float32, kernel *KLevels, scale []float32) {
-	var found [superLen]uint8
-	if slices.Contains(scale, 0) {
-		found = f.Levels
+	if !slices.Contains(scale, 0) {
+		kernel.Signed(&f.Levels, x, form.half, scale)
+		return
 	}
+	found := f.Levels
 	kernel.Signed(&f.Levels, x, form.half, scale)
 	for j, d := range scale {
 		switch levels := f.Levels[16*j:][:16]; {
