@@ -14,4 +14,5 @@ func MapFile(f *os.File, size int64) ([]byte, error) {
 	return unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 }
 
+// UnmapFile ends what MapFile began.
 func UnmapFile(b []byte) error { return unix.Munmap(b) }

@@ -25,6 +25,7 @@ func MapFile(f *os.File, size int64) ([]byte, error) {
 	return unsafe.Slice((*byte)(p), size), nil
 }
 
+// UnmapFile ends what MapFile began.
 func UnmapFile(b []byte) error {
 	return os.NewSyscallError("UnmapViewOfFile", windows.UnmapViewOfFile(uintptr(unsafe.Pointer(unsafe.SliceData(b)))))
 }

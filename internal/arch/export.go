@@ -48,7 +48,8 @@ func Exportable() []string {
 func Export(file string, meta *gguf.Metadata, tensors []Tensor) (x *Exported, err error) {
 	defer func() {
 		if err != nil {
-			if fe := (*formats.FormatError)(nil); !errors.As(err, &fe) {
+			var fe *formats.FormatError
+			if !errors.As(err, &fe) {
 				err = fmt.Errorf("%s: %w", file, err)
 			}
 			x = nil
