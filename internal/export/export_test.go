@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -448,14 +449,29 @@ func TestRopeFactors(t *testing.T) {
 		}
 		in := toGGUF(t, dir, "f32")
 		data := read(t, in)
-		at := bytes.Index(data, tensorsOf(t, in)["rope_freqs.weight"])
-		copy(data[at:], binary.LittleEndian.AppendUint32(nil, math.Float32bits(1.5)))
+		factors := tensorsOf(t, in)["rope_freqs.weight"]
+		at := bytes.Index(data, factors)
 		bad := filepath.Join(t.TempDir(), "bad.gguf")
-		if err := os.WriteFile(bad, data, 0o666); err != nil {
+		try := func(first float32) (*Plan, error) {
+			copy(data[at:], binary.LittleEndian.AppendUint32(nil, math.Float32bits(first)))
+			if err := os.WriteFile(bad, data, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			return NewPlan(Options{In: bad, Out: "x"})
+		}
+		if _, err := try(1.5); err == nil || !strings.Contains(err.Error(), `"rope_freqs.weight" holds factors that are not those of Llama 3.1`) {
+			t.Errorf("error %v", err)
+		}
+		if _, err := try(float32(math.NaN())); err == nil {
+			t.Error("NaN is accepted")
+		}
+		p, err := try(math.Nextafter32(1, 2)) // another library's rounding
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewPlan(Options{In: bad, Out: "x"}); err == nil || !strings.Contains(err.Error(), `"rope_freqs.weight" holds factors that are not those of Llama 3.1`) {
-			t.Errorf("error %v", err)
+		p.Close()
+		if want := fmt.Sprintf("rope_freqs.weight: 1 of its %d values are rounded otherwise", len(factors)/4); len(p.Notes) != 1 || !strings.Contains(p.Notes[0], want) {
+			t.Errorf("notes %q, want %s", p.Notes, want)
 		}
 		return
 	}
