@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,8 +157,70 @@ func main() {
 				}
 				fmt.Printf("\nverify F16, %s: %.1f tokens/s, %.0f MiB\n", c, v.Tokens/v.Seconds, mib(r))
 			}
+		case "bench":
+			forward(*bin, *peer, path, f16, strings.Split(*types, ","), *runs)
 		}
 	}
+}
+
+// forward times the forward pass in int8 arithmetic, and of F16 exactly, against
+// llama.cpp's: prompts of 512 tokens and generation.
+func forward(bin, peer string, path func(string) string, f16 string, types []string, runs int) {
+	fmt.Println("\n| type | prompt, tokens/s | theirs | in units of their Q4_0 | generation, tokens/s | theirs | times as fast | of memory bandwidth |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- |")
+	var unit float64
+	// Q4_0's rate is the unit.
+	types = append([]string{"q4_0"}, slices.DeleteFunc(slices.Clone(types), func(t string) bool { return t == "q4_0" })...)
+	for _, t := range types {
+		file, compute := f16, "exact"
+		if t != "f16" {
+			file, compute = path("forward.gguf"), "int8"
+			run(filepath.Join(bin, "quantize"), "-q", t, f16, file, "--force", "--quiet")
+		}
+		var prompt, generate, share, theirPrompt, theirGenerate []float64
+		for range runs {
+			var ours struct {
+				Runs []struct {
+					Rate  float64 `json:"tokens_per_s"`
+					Share float64 `json:"memory_share"`
+				}
+			}
+			decode(run(filepath.Join(bin, "smelt"), "bench", "-m", file, "--compute", compute, "-r", "1", "--json"), &ours)
+			prompt, generate = append(prompt, ours.Runs[0].Rate), append(generate, ours.Runs[1].Rate)
+			share = append(share, ours.Runs[1].Share)
+			if peer == "" {
+				continue
+			}
+			var theirs struct {
+				Prompt   float64 `json:"prompt_tok_s"`
+				Generate float64 `json:"gen_tok_s"`
+			}
+			decode(run("python3", peer, "bench", file, "-p", "512", "-n", "32", "-r", "1"), &theirs)
+			theirPrompt, theirGenerate = append(theirPrompt, theirs.Prompt), append(theirGenerate, theirs.Generate)
+		}
+		p, g := middle(theirPrompt), middle(theirGenerate)
+		if t == "q4_0" {
+			unit = p
+		}
+		fmt.Printf("| %s, %s | %.0f | %.0f | %.2f | %.1f | %.1f | %.2f | %.0f%% |\n", strings.ToUpper(t), compute,
+			middle(prompt), p, middle(prompt)/unit, middle(generate), g, middle(generate)/g, 100*middle(share))
+	}
+	os.Remove(path("forward.gguf"))
+}
+
+func decode(c cost, v any) {
+	if err := json.Unmarshal(c.out, v); err != nil {
+		fatal("%v: %s", err, c.out)
+	}
+}
+
+// middle returns the median, NaN of none.
+func middle(x []float64) float64 {
+	if len(x) == 0 {
+		return math.NaN()
+	}
+	slices.Sort(x)
+	return x[len(x)/2]
 }
 
 // peerScript finds llamacpp.py as the peer tests do.
