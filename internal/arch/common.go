@@ -2,6 +2,7 @@ package arch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/smeltgguf/smelt/formats"
@@ -199,10 +200,22 @@ func (b *builder) experts(n int, kinds ...expert) {
 // pass of the checkpoint keeps to the window.
 func (b *builder) windowNotWritten() {
 	c := b.cfg
-	w := c.countOr(0, "sliding_window")
-	c.ignore("max_window_layers", "layer_types")
-	if c.boolean(true, "use_sliding_window") && w > 0 && w < c.countOr(0, contextKeys...) {
-		b.native(func(d *Decoder) { d.Window = w })
+	w, layers := c.countOr(0, "sliding_window"), c.count(layerKeys...)
+	first := c.natural("max_window_layers") // of the layers that use it
+	types := c.strings("layer_types")
+	if !c.boolean(true, "use_sliding_window") || w == 0 || w >= c.countOr(0, contextKeys...) {
+		return
+	}
+	if len(types) > 0 {
+		first = max(0, slices.Index(append(types, "sliding_attention"), "sliding_attention"))
+		for i, t := range types[min(first, len(types)):] {
+			if t != "sliding_attention" {
+				c.bad(formats.Unsupported, "layer_types: layer %d is %s after one with a window", first+i, formats.Quote(t))
+			}
+		}
+	}
+	if first < layers {
+		b.native(func(d *Decoder) { d.Window, d.WindowFrom = w, first })
 		b.note("sliding_window %d is not written: llama.cpp's %s attends to the whole text", w, b.f.Name)
 	}
 }

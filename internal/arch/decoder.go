@@ -74,6 +74,8 @@ type Decoder struct {
 	Window int
 	// WindowPattern n > 0: every n-th layer (l % n == n-1) attends to all.
 	WindowPattern int
+	// WindowFrom is the first layer that uses the window.
+	WindowFrom int
 
 	// NoRopeStep n > 0: every n-th layer (l % n == n-1) has no rope.
 	NoRopeStep int
@@ -156,5 +158,5 @@ func (y *Yarn) magnitude(m float64) float64 { return 1 + m*math.Log(max(1, y.Fac
 
 // Global reports whether layer l attends to the whole context.
 func (d *Decoder) Global(l int) bool {
-	return d.Window == 0 || d.WindowPattern > 0 && l%d.WindowPattern == d.WindowPattern-1
+	return d.Window == 0 || l < d.WindowFrom || d.WindowPattern > 0 && l%d.WindowPattern == d.WindowPattern-1
 }

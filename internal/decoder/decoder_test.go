@@ -44,6 +44,7 @@ func variants() map[string]variant {
 	add("linear scaling", "", func(d *arch.Decoder) { d.Rope.Scale = 0.25 })
 	add("frequency factors", "freqs", func(*arch.Decoder) {})
 	add("window", "", func(d *arch.Decoder) { d.Window = 5 })
+	add("window in the last layers", "", func(d *arch.Decoder) { d.Window, d.WindowFrom = 5, 1 })
 	add("alternating windows", "qknorm post", func(d *arch.Decoder) {
 		d.Window, d.WindowPattern, d.Rope.BaseLocal = 4, 2, 100
 		d.Activation, d.EmbdScale, d.AttnSoftcap, d.LogitSoftcap, d.AttnScale = arch.GELU, 5, 3, 2, 0.2

@@ -349,7 +349,7 @@ func (r *reference) attention(l, pos int, x []float64) []float64 {
 			sum = math.Exp(r.m.get(p + "attn_sinks.weight")[h])
 		}
 		for j := range r.keys[l] {
-			if !d.Global(l) && pos-j >= d.Window {
+			if l >= d.WindowFrom && !d.Global(l) && pos-j >= d.Window {
 				continue
 			}
 			score := 0.0
