@@ -137,7 +137,7 @@ func TestCompare(t *testing.T) {
 					}
 				}
 			}
-			if _, _, err := r.Chunk(); err != io.EOF {
+			if _, _, err := r.Chunk(); !errors.Is(err, io.EOF) {
 				t.Errorf("after the last chunk: %v", err)
 			}
 			if bound := 4*math.Sqrt(variance) + float64(rows)*Storage; math.Abs(sum) > bound || largest > Storage {
@@ -186,7 +186,7 @@ func readAll(data []byte) error {
 	var x []float32
 	for {
 		_, tokens, err := r.Chunk()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -320,7 +320,7 @@ func TestLlama(t *testing.T) {
 				at++
 			}
 		}
-		if _, _, err := r.Chunk(); err != io.EOF {
+		if _, _, err := r.Chunk(); !errors.Is(err, io.EOF) {
 			t.Errorf("after the last chunk: %v", err)
 		}
 	}

@@ -218,7 +218,7 @@ type source interface {
 
 func newReader(path string, f source, size int64) (Reader, error) {
 	var m [8]byte
-	if _, err := f.ReadAt(m[:], 0); err != nil && err != io.EOF {
+	if _, err := f.ReadAt(m[:], 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	switch string(m[:]) {

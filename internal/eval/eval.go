@@ -240,7 +240,7 @@ func header(b baseline.Reader) *baseline.Header {
 func (r *run) recorded(ctx context.Context) (*Result, error) {
 	for r.opt.Chunks == 0 || r.chunks < r.opt.Chunks {
 		start, chunk, err := r.opt.Baseline.Chunk()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			r.total = r.chunks
 			break
 		}

@@ -49,7 +49,7 @@ func (t *Tokenizer) Piece(id int32) []byte { return t.AppendPiece(nil, id, false
 func (t *Tokenizer) VocabHash() string {
 	h := sha256.New()
 	for i := range t.Len() {
-		io.WriteString(h, t.Text(int32(i))+"\x00")
+		h.Write(append([]byte(t.Text(int32(i))), 0))
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

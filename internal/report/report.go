@@ -129,7 +129,12 @@ func (r *Report) columns() []column {
 	cols := []column{
 		{"model", func(f File, _ *eval.Figures) string { return filepath.Base(f.Path) }},
 		{"type", func(f File, _ *eval.Figures) string { return f.Ftype }},
-		{"size", func(f File, _ *eval.Figures) string { return Bytes(f.Bytes) }},
+		{"size", func(f File, _ *eval.Figures) string {
+			if f.Bytes == 0 { // of llama.cpp's baseline, which does not say
+				return "-"
+			}
+			return Bytes(f.Bytes)
+		}},
 		{"bpw", func(f File, _ *eval.Figures) string {
 			if f.BitsPerWeight == 0 { // of a baseline
 				return "-"

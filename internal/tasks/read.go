@@ -110,7 +110,7 @@ func winogrande(data []byte) ([]Question, error) {
 	var qs []Question
 	for {
 		rec, err := r.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return qs, nil
 		}
 		if err != nil {

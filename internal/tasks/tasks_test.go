@@ -88,7 +88,6 @@ func TestTiny(t *testing.T) {
 // that it knows.
 type knows struct {
 	right  map[int32]bool // last tokens
-	slots  int
 	tokens [][]int32
 	fail   int // Forward calls until it fails
 }
