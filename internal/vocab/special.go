@@ -54,15 +54,25 @@ type special struct {
 	ids    ordered[int]
 	add    ordered[bool]
 	tokens map[string]string // kind -> text, of tokenizer_config.json
-	limit  int               // ids from here on are ignored
+	// object has the kinds that tokenizer_config.json describes by an object.
+	// llama.cpp's converter takes these for other tokens than those of the same
+	// text in tokenizer.json's post-processor.
+	object map[string]bool
+	// noConfig: without tokenizer_config.json the post-processor's tokens count.
+	noConfig bool
+	limit    int // ids from here on are ignored
 }
+
+// is tells whether text is the token of a kind, as llama.cpp's converter
+// compares them.
+func (s *special) is(kind, text string) bool { return text == s.tokens[kind] && !s.object[kind] }
 
 // Special writes the merges, if asked for, the ids of special tokens, whether
 // they are added to texts, and the chat templates. tokenizer_config.json's
 // tokens, their ids looked up in tokenizer.json, go before config.json's ids.
 // limit is the size of the vocabulary: greater ids are passed over.
 func (v *Builder) Special(merges bool, limit int) {
-	s := &special{kinds: slices.Clone(specialKinds), tokens: map[string]string{}, limit: limit}
+	s := &special{kinds: slices.Clone(specialKinds), tokens: map[string]string{}, object: map[string]bool{}, noConfig: v.tokConfig == nil, limit: limit}
 	for key, val := range v.tokConfig {
 		if kind, ok := strings.CutSuffix(key, "_token"); ok {
 			switch t := val.(type) {
@@ -70,7 +80,7 @@ func (v *Builder) Special(merges bool, limit int) {
 				s.tokens[kind] = t
 			case object:
 				if text, ok := t["content"].(string); ok {
-					s.tokens[kind] = text
+					s.tokens[kind], s.object[kind] = text, true
 				}
 			}
 		}
@@ -78,10 +88,10 @@ func (v *Builder) Special(merges bool, limit int) {
 	fast := v.fastTokenizer()
 	if fast != nil {
 		if s.tokens["bos"] == "" && s.tokens["cls"] != "" {
-			s.tokens["bos"] = s.tokens["cls"]
+			s.tokens["bos"], s.object["bos"] = s.tokens["cls"], s.object["cls"]
 		}
 		if s.tokens["eos"] == "" && s.tokens["sep"] != "" {
-			s.tokens["eos"] = s.tokens["sep"]
+			s.tokens["eos"], s.object["eos"] = s.tokens["sep"], s.object["sep"]
 		}
 		var p processor
 		if len(fast.PostProcessor) > 0 {
@@ -215,10 +225,10 @@ func (s *special) template(single, pair []templatePart) {
 	var first, last string
 	if len(single) > 1 {
 		if first = single[0].SpecialToken.ID; first != "" {
-			s.add.set("bos", first == s.tokens["bos"] || first == s.tokens["cls"])
+			s.add.set("bos", s.noConfig || s.is("bos", first) || s.is("cls", first))
 		}
 		if last = single[len(single)-1].SpecialToken.ID; last != "" {
-			if old := s.tokens["eos"]; last != old {
+			if old := s.tokens["eos"]; !s.noConfig && !s.is("eos", last) {
 				// The text ends with another token than the one called eos,
 				// which then ends a turn.
 				for _, kind := range []string{"eot", "eom"} {
@@ -228,7 +238,7 @@ func (s *special) template(single, pair []templatePart) {
 						break
 					}
 				}
-				s.tokens["eos"] = last
+				s.tokens["eos"], s.object["eos"] = last, false
 			}
 			s.add.set("eos", true)
 		}
@@ -248,7 +258,7 @@ func (s *special) template(single, pair []templatePart) {
 	between := pair[1 : len(pair)-1]
 	separates := func(p templatePart) bool {
 		id := p.SpecialToken.ID
-		return id != "" && (id == s.tokens["sep"] || id == s.tokens["eos"])
+		return id != "" && (s.is("sep", id) || s.is("eos", id) || s.noConfig && id == last)
 	}
 	sep := separates(between[0]) && last == "" || len(between) == 2 && separates(between[1])
 	s.add.set("sep", sep)

@@ -174,6 +174,34 @@ func TestPostProcessor(t *testing.T) {
 	}
 }
 
+// TestObjectTokens: a token that tokenizer_config.json describes by an object
+// is not taken for the post-processor's token of the same text, as in
+// llama.cpp's converter; what add_bos_token says goes before.
+func TestObjectTokens(t *testing.T) {
+	processor := `{"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}], "pair": []}`
+	with := strings.Replace(bpe, "{", `{"post_processor": `+processor+`,`, 1)
+	object := `{"content": "<|endoftext|>", "lstrip": false}`
+	for _, tt := range []struct{ config, want string }{
+		{`{"bos_token": ` + object + `}`, "bos_token_id=317 add_bos_token=false"},
+		{`{"bos_token": ` + object + `, "add_bos_token": true}`, "bos_token_id=317 add_bos_token=true"},
+		{`{"bos_token": "<|endoftext|>"}`, "bos_token_id=317 add_bos_token=true"},
+		{"", "add_bos_token=true"},
+	} {
+		files := []string{"config.json", "{}", "tokenizer.json", with}
+		if tt.config != "" {
+			files = append(files, "tokenizer_config.json", tt.config)
+		}
+		meta, err := build(t, Options{}, func(v *Builder) { v.Special(false, 0) }, files...)
+		if err != nil {
+			t.Errorf("%s: %v", tt.config, err)
+			continue
+		}
+		if got := keysOf(meta); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.config, got, tt.want)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
