@@ -115,6 +115,9 @@ func HashAll(ctx context.Context, paths []string, progress func(n int64)) ([]Fil
 func (m *Manifest) Encode() ([]byte, error) {
 	v := *m
 	v.Format = format
+	// Lists are lists, also empty ones: not null.
+	v.Command = append([]string{}, m.Command...)
+	v.Inputs, v.Outputs = append([]File{}, m.Inputs...), append([]File{}, m.Outputs...)
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
