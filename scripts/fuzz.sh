@@ -14,11 +14,12 @@ fuzz() {
 		cat "$log"
 		return
 	fi
-	cat "$log"
 	if grep -q '^    context deadline exceeded$' "$log" && ! grep -q 'Failing input\|panic\|_test.go:' "$log"; then
+		grep '^fuzz:' "$log" || true
 		echo "the time ended; no input failed"
 		return
 	fi
+	cat "$log"
 	return 1
 }
 
