@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/smeltgguf/smelt/internal/eval"
+	"github.com/smeltgguf/smelt/internal/tasks"
 )
 
 //go:embed report.html.tmpl
@@ -118,6 +119,7 @@ type pageView struct {
 	Gates     []gateView
 	Summary   tableView
 	All       tableView
+	Tasks     *tableView
 	Charts    []figureView
 	Legend    []nameView
 	Heat      []heatView
@@ -184,8 +186,10 @@ func (r *Report) model(i int) nameView {
 	return nameView{Short: shorten(printable(filepath.Base(r.Models[i].Path)), 48), Path: printable(r.Models[i].Path), Index: i % seriesCount, Dashed: i >= seriesCount}
 }
 
-func (r *Report) base() nameView {
-	return nameView{Short: shorten(printable(filepath.Base(r.Base.Path)), 48), Path: printable(r.Base.Path), Index: -1}
+func (r *Report) base() nameView { return baseName(r.Base.Path) }
+
+func baseName(path string) nameView {
+	return nameView{Short: shorten(printable(filepath.Base(path)), 48), Path: printable(path), Index: -1}
 }
 
 func (r *Report) models() []nameView {
@@ -290,6 +294,7 @@ func (r *Report) view() *pageView {
 		return 1
 	})
 	r.tables(v)
+	r.tasks(v)
 	r.charts(v)
 	r.heat(v)
 	for i := range min(seriesCount, len(r.Models)) {
@@ -424,6 +429,43 @@ func (r *Report) tables(v *pageView) {
 			v.All.Rows = append(v.All.Rows, row)
 		}
 	}
+}
+
+// tasks makes the table of tasks: a heading for each, a row for each model.
+func (r *Report) tasks(v *pageView) {
+	if len(r.Tasks) == 0 {
+		return
+	}
+	t := &tableView{Caption: "Tasks", Columns: []string{"model", "correct", "accuracy", "95% from", "to", "difference", "only the base", "only the model", "McNemar p"}}
+	percent := spec{digits: 2, percent: true}
+	share := func(v float64, at string) cell { return cell{Num: number(percent.format(v), at, v)} }
+	for i := range r.Tasks {
+		task, at := &r.Tasks[i], fmt.Sprintf("/tasks/%d", i)
+		title := fmt.Sprintf("%s, %s questions", shorten(printable(task.Name), 48), group(strconv.Itoa(task.Questions)))
+		if !task.Complete {
+			title += ", interrupted"
+		}
+		t.Rows = append(t.Rows, rowView{Label: title})
+		add := func(name nameView, score *tasks.Score, at string) {
+			row := rowView{Name: name, Cells: []cell{{Num: integer(score.Correct, at+"/correct")}, share(score.Accuracy, at+"/accuracy"),
+				share(score.Low, at+"/accuracy_low"), share(score.High, at+"/accuracy_high")}}
+			if a := score.Against; a != nil {
+				row.Cells = append(row.Cells, share(a.Diff, at+"/diff"), cell{Num: integer(a.OnlyBase, at+"/only_base")},
+					cell{Num: integer(a.OnlyModel, at+"/only_model")}, cell{Num: number(fmt.Sprintf("%.3g", a.McNemar), at+"/mcnemar_p", a.McNemar)})
+			}
+			for len(row.Cells) < t.Width()-1 {
+				row.Cells = append(row.Cells, cell{Text: "–"})
+			}
+			t.Rows = append(t.Rows, row)
+		}
+		if task.Base != nil {
+			add(baseName(task.Base.Path), task.Base, at+"/base")
+		}
+		for k := range task.Models {
+			add(r.model(k), &task.Models[k], fmt.Sprintf("%s/models/%d", at, k))
+		}
+	}
+	v.Tasks = t
 }
 
 func (r *Report) charts(v *pageView) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/smeltgguf/smelt/internal/compare"
 	"github.com/smeltgguf/smelt/internal/eval"
+	"github.com/smeltgguf/smelt/internal/tasks"
 )
 
 // many returns a report of several models with all that a page can show.
@@ -60,6 +61,15 @@ func many(models, layers, segments int) *Report {
 		r.Tensors = append(r.Tensors, set)
 	}
 	r.Gates = eval.Check(res, gates)
+	for _, name := range []string{"hellaswag", "winogrande"} {
+		t := tasks.Result{Name: name, Questions: 12_345, Complete: name == "hellaswag",
+			Base: &tasks.Score{Path: res.Base.Path, Correct: 9_000, Accuracy: 0.72904, Low: 0.7211, High: 0.7368}}
+		for m := range models {
+			t.Models = append(t.Models, tasks.Score{Path: res.Models[m].Path, Correct: 8_900 - m, Accuracy: 0.7209, Low: 0.7129, High: 0.7288,
+				Against: &tasks.Against{Diff: -0.0081, OnlyBase: 300 + m, OnlyModel: 200, McNemar: 8.5e-6}})
+		}
+		r.Tasks = append(r.Tasks, t)
+	}
 	return r
 }
 
@@ -75,7 +85,7 @@ func hostile() *Report {
 	r.Models[0].Path, r.Files[1].Path, r.Gates[0].Path, r.Tensors[0].Path = hostileName, hostileName, hostileName, hostileName
 	r.Models[1].Path = strings.Repeat("a", 500)
 	r.Base.Path, r.Files[0].Path = "b"+hostileName, "b"+hostileName
-	r.Gates[1].Name = hostileName
+	r.Gates[1].Name, r.Tasks[0].Name = hostileName, hostileName
 	r.Tensors[0].Tensors[0].Name = hostileName
 	r.Tensors[0].Tensors[1].Problem = hostileName
 	r.Tensors[0].Tensors[3].Name = "blk.0." + hostileName
