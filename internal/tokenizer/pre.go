@@ -170,16 +170,6 @@ func IgnoresMerges(name string) bool {
 	return p != nil && p.ignoreMerges
 }
 
-// PreTokenizers returns the names of all known pre-tokenizers of byte-level BPE.
-func PreTokenizers() []string {
-	var names []string
-	for _, p := range preTokenizers {
-		names = append(names, p.names...)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // falconPunct is [\p{P}...] with the symbols of s.
 func falconPunct(s string) func(rune) bool {
 	symbols := []rune(s)
