@@ -421,7 +421,8 @@ type oneForm struct {
 // oneToken is one token's activations in a form.
 type oneToken struct {
 	form   oneForm
-	values []byte
+	values []byte // the workspace's, or own
+	own    []byte
 	// neg takes the offset out of the products: for each 4 values, or for runs of
 	// 16 for each 4 of 64 and the 4 that stand 64 later, their sum times -offset.
 	neg []int32
@@ -445,8 +446,13 @@ func (ws *Workspace) prepareOne(t quant.Type) {
 	}
 	o := &ws.one[len(ws.one)-1]
 	o.form = form
-	o.values = grow(o.values, len(ws.values))
 	each := 1
+	if form.run > 0 {
+		o.own = grow(o.own, len(ws.values))
+		o.values = o.own
+	} else {
+		o.values = ws.values
+	}
 	switch form.run {
 	case 16:
 		each = 2
@@ -463,8 +469,6 @@ func (ws *Workspace) prepareOne(t quant.Type) {
 				copy(o.values[i+64+32*k:][:32], ws.values[i+64*k+32:])
 			}
 		}
-	default:
-		copy(o.values, ws.values)
 	}
 	if form.offset > 0 {
 		o.neg = grow(o.neg, len(o.values)/4/each)
