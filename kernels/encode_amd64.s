@@ -5229,7 +5229,9 @@ each38:
 	SUBQ         $0x00000004, CX
 	JNZ          each38
 	VCMPPS       $0x11, tooSmall<>+0(SB), Y4, Y0
+	VCMPPS       $0x12, zeroK<>+0(SB), Y5, Y1
 	VORPS        Y0, Y3, Y3
+	VORPS        Y1, Y3, Y3
 	VMOVMSKPS    Y3, AX
 	XORL         $0xff, AX
 	MOVL         AX, unsettled+16(FP)
@@ -8305,7 +8307,9 @@ each76:
 	SUBQ         $0x00000004, CX
 	JNZ          each76
 	VCMPPS       $0x11, tooSmall<>+0(SB), Z4, K1
+	VCMPPS       $0x12, zeroK<>+0(SB), Z7, K3
 	KORW         K1, K2, K2
+	KORW         K3, K2, K2
 	KNOTW        K2, K2
 	KMOVW        K2, AX
 	MOVL         AX, unsettled+16(FP)

@@ -655,7 +655,10 @@ func greedyBounds() (middle, reach [16]float32) {
 }
 
 // screenGreedy finds the groups whose levels the search would not change, which
-// are four in five of ordinary weights. As long as nothing changes the sums
+// are four in five of ordinary weights. Half of them are those whose largest
+// element is positive: its level is -4, sumlx has only terms that are not
+// positive, and the search wants slx above 0. In the others, as long as nothing
+// changes the sums
 // are the same for all elements, so that the steps need not wait for each
 // other, and whether a level stays needs no quotient: level l stays if
 // v*sl2/slx is within a half of it, or past it at either end. The bounds here are
@@ -705,12 +708,15 @@ func (t target) screenGreedy() {
 	})
 	bits := GP32()
 	small := t.cmp(less, magnitude, kSmall)
+	negative := t.cmp(lessEqual, sumlx, kZero)
 	if t.lanes == 16 {
 		KORW(small, stay, stay)
+		KORW(negative, stay, stay)
 		KNOTW(stay, stay)
 		KMOVW(stay, bits)
 	} else {
 		VORPS(small, stay, stay)
+		VORPS(negative, stay, stay)
 		VMOVMSKPS(stay, bits)
 		XORL(Imm(0xff), bits)
 	}
