@@ -316,7 +316,8 @@ func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
 	s.offset = grow(s.offset, spanI/depthI*padded*groupsI)
 	s.c = grow(s.c, panels*padded*lanes)
 	clear(s.c)
-	size := w.Type.RowSize(w.Cols)
+	size, run, blockLen := w.Type.RowSize(w.Cols), w.Type.RowSize(depthI), w.Type.BlockLen()
+	full := depthI / blockLen
 	for from := 0; from < w.Cols; from += spanI {
 		to := min(from+spanI, w.Cols)
 		for r := range padded {
@@ -328,9 +329,12 @@ func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
 					clear(offset)
 					continue
 				}
-				row := w.Data[(first+r)*size:][:size]
-				unpack(w.Type, s.panelI[i*strideI:][:strideI], scale, offset,
-					row[w.Type.RowSize(k):w.Type.RowSize(min(k+depthI, to))], s)
+				row, at := w.Data[(first+r)*size:][:size], k/depthI*run
+				blocks := full
+				if k+depthI > to {
+					blocks = (to - k) / blockLen
+				}
+				unpack(w.Type, s.panelI[i*strideI:][:strideI], scale, offset, row[at:min(at+run, size)], blocks, s)
 			}
 		}
 		for k := from; k < to; k += depthI {
@@ -399,7 +403,7 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 	s.scale = grow(s.scale, groups*2)
 	s.offset = grow(s.offset, groups*2)
 	for r := first; r < first+rows; r++ {
-		unpack(w.Type, s.panelI, s.scale, s.offset, w.Data[r*size:][:size], s)
+		unpack(w.Type, s.panelI, s.scale, s.offset, w.Data[r*size:][:size], w.Cols/w.Type.BlockLen(), s)
 		for t := range ws.n {
 			p.Out[t*w.Rows+r] = dotInt8(f, s.panelI, s.scale, s.offset,
 				ws.values[t*groups*32:], ws.scales[t*groups:], ws.sums[t*groups*3:], groups)

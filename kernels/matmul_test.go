@@ -223,7 +223,7 @@ func offsetTerms(w Matrix, row int, rounded []float32) (abs float64) {
 	u, scale, offset := make([]byte, groups*32), make([]float32, groups*2), make([]float32, groups*2)
 	size := w.Type.RowSize(w.Cols)
 	f := &forms[w.Type]
-	unpack(w.Type, u, scale, offset, w.Data[row*size:][:size], &s)
+	unpack(w.Type, u, scale, offset, w.Data[row*size:][:size], w.Cols/w.Type.BlockLen(), &s)
 	for g := range groups * 32 / f.group {
 		var sum float64
 		for i := g * f.group; i < min((g+1)*f.group, len(rounded)); i++ {

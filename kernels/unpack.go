@@ -67,16 +67,18 @@ func init() {
 	}
 }
 
-// unpack brings part of a row into its form. u, scale and offset have room for
-// whole groups of 32; elements past the row's end become zero times a scale.
-func unpack(t quant.Type, u []byte, scale, offset []float32, src []byte, s *scratch) {
+// unpack brings part of a row, the blocks of src, into its form. u, scale and
+// offset have room for whole groups of 32; elements past the row's end become
+// zero times a scale. The caller counts the blocks: it is called so often that
+// divisions show.
+func unpack(t quant.Type, u []byte, scale, offset []float32, src []byte, blocks int, s *scratch) {
 	if f := forms[t].unpack; f != nil {
-		if !unpackSIMD(t, u, scale, offset, src) {
+		if !unpackSIMD(t, u, scale, offset, src, blocks) {
 			f(u, scale, offset, src)
 		}
 		return
 	}
-	n := len(src) / t.BlockSize() * t.BlockLen()
+	n := blocks * t.BlockLen()
 	groups := (n + 31) / 32
 	s.dots = grow(s.dots, n)
 	s.isums = grow(s.isums, 2*groups)
@@ -94,7 +96,7 @@ func decode(t quant.Type, dst []float32, src []byte, s *scratch) {
 	s.bytes = grow(s.bytes, len(dst))
 	s.row16 = grow(s.row16, len(dst)/16)
 	s.off16 = grow(s.off16, len(dst)/16)
-	if !unpackSIMD(t, s.bytes, s.row16, s.off16, src) {
+	if !unpackSIMD(t, s.bytes, s.row16, s.off16, src, len(src)/t.BlockSize()) {
 		f.unpack(s.bytes, s.row16, s.off16, src)
 	}
 	expand(f, dst, s.bytes, s.row16, s.off16)

@@ -435,17 +435,20 @@ func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
 }
 
 // unpackSIMD is a type's unpacker as assembly, false if there is none.
-func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) bool {
-	blocks := len(src) / t.BlockSize()
+func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte, blocks int) bool {
 	if !hasAVX2 || blocks == 0 {
 		return false
 	}
 	f := &forms[t]
 	n := blocks * t.BlockLen()
-	_, _ = u[n-1], scale[n/f.group-1]
+	groups := n / 32
+	if f.group == 16 {
+		groups = n / 16
+	}
+	_, _, _ = u[n-1], scale[groups-1], src[blocks*t.BlockSize()-1]
 	var off *float32
 	if f.offset {
-		off = &offset[:n/f.group][0]
+		off = &offset[:groups][0]
 	}
 	var kernel func(u *byte, scale, offset *float32, src *byte, blocks int)
 	switch t {

@@ -195,9 +195,8 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 
 // unpackSIMD is a type's unpacker with assembly for the bytes, false if there
 // is none.
-func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) bool {
+func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte, blocks int) bool {
 	size := t.BlockSize()
-	blocks := len(src) / size
 	if !hasNEON || blocks == 0 {
 		return false
 	}
@@ -244,7 +243,7 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte) boo
 	default:
 		return false
 	}
-	_ = u[blocks*t.BlockLen()-1]
+	_, _ = u[blocks*t.BlockLen()-1], src[blocks*size-1]
 	if kernel != nil {
 		kernel(&u[0], &src[0], blocks)
 	} else {

@@ -30,7 +30,7 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 	expandGo(f, dst, u, scale, offset)
 }
 
-func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte) bool { return false }
+func unpackSIMD(quant.Type, []byte, []float32, []float32, []byte, int) bool { return false }
 
 func mulScale(out, x, weight []float32, s float32) { mulScaleGo(out, x, weight, s) }
 
