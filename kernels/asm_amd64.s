@@ -4921,7 +4921,7 @@ sum:
 	RET
 
 // func transpose16AVX512(dst *byte, ds uintptr, src *byte, ss uintptr)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·transpose16AVX512(SB), NOSPLIT, $0-32
 	MOVQ       dst+0(FP), AX
 	MOVQ       ds+8(FP), CX
@@ -5022,36 +5022,54 @@ TEXT ·transpose16AVX512(SB), NOSPLIT, $0-32
 	VSHUFF32X4 $0x88, Z19, Z17, Z7
 	VSHUFF32X4 $0xdd, Z18, Z16, Z11
 	VSHUFF32X4 $0xdd, Z19, Z17, Z15
+	MOVQ       CX, DX
+	SHLQ       $0x04, DX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z0, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z1, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z2, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z3, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z4, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z5, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z6, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z7, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z8, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z9, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z10, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z11, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z12, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z13, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z14, (AX)
 	ADDQ       CX, AX
+	PREFETCHT0 (AX)(DX*1)
 	VMOVUPS    Z15, (AX)
 	VZEROUPPER
 	RET

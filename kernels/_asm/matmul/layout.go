@@ -53,7 +53,12 @@ func transpose16AVX512() {
 		VSHUFF32X4(U8(0xdd), zmm[18], zmm[16], zmm[8+c])  // lane 2
 		VSHUFF32X4(U8(0xdd), zmm[19], zmm[17], zmm[12+c]) // lane 3
 	}
+	// What the next call of transposeOut writes is far from this.
+	ahead := GP64()
+	MOVQ(ds, ahead)
+	SHLQ(U8(4), ahead)
 	for i := range 16 {
+		PREFETCHT0(Mem{Base: dst, Index: ahead, Scale: 1})
 		VMOVUPS(zmm[i], ptr(dst, 0))
 		if i < 15 {
 			ADDQ(ds, dst)
