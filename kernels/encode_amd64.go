@@ -128,6 +128,22 @@ func encodeQ1(dst []byte, row []float32) {
 	quant.Encode(quant.Q1_0, dst, row, nil)
 }
 
+// maxBits16SIMD takes a multiple of 64 numbers.
+func maxBits16SIMD(src []byte) (uint32, bool) {
+	if !hasAVX2 {
+		return 0, false
+	}
+	return maxBits16AVX2(&src[0], len(src)/2), true
+}
+
+// addErrorsSIMD takes a multiple of 4 elements.
+func addErrorsSIMD(sums *[3][4]float64, x, y []float32) (uint32, bool) {
+	if !hasAVX2 {
+		return 0, false
+	}
+	return addErrorsAVX2(&x[0], &y[0], len(x), &sums[0][0]), true
+}
+
 // maxAbsSIMD takes a multiple of 32 elements.
 func maxAbsSIMD(x []float32) (float32, bool) {
 	if !hasAVX2 {

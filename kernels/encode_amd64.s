@@ -2329,6 +2329,128 @@ DATA lowByteE<>+56(SB)/4, $0x000000ff
 DATA lowByteE<>+60(SB)/4, $0x000000ff
 GLOBL lowByteE<>(SB), RODATA|NOPTR, $64
 
+DATA absMask16<>+0(SB)/4, $0x7fff7fff
+DATA absMask16<>+4(SB)/4, $0x7fff7fff
+DATA absMask16<>+8(SB)/4, $0x7fff7fff
+DATA absMask16<>+12(SB)/4, $0x7fff7fff
+DATA absMask16<>+16(SB)/4, $0x7fff7fff
+DATA absMask16<>+20(SB)/4, $0x7fff7fff
+DATA absMask16<>+24(SB)/4, $0x7fff7fff
+DATA absMask16<>+28(SB)/4, $0x7fff7fff
+DATA absMask16<>+32(SB)/4, $0x7fff7fff
+DATA absMask16<>+36(SB)/4, $0x7fff7fff
+DATA absMask16<>+40(SB)/4, $0x7fff7fff
+DATA absMask16<>+44(SB)/4, $0x7fff7fff
+DATA absMask16<>+48(SB)/4, $0x7fff7fff
+DATA absMask16<>+52(SB)/4, $0x7fff7fff
+DATA absMask16<>+56(SB)/4, $0x7fff7fff
+DATA absMask16<>+60(SB)/4, $0x7fff7fff
+GLOBL absMask16<>(SB), RODATA|NOPTR, $64
+
+DATA absMaskM<>+0(SB)/4, $0x7fffffff
+DATA absMaskM<>+4(SB)/4, $0x7fffffff
+DATA absMaskM<>+8(SB)/4, $0x7fffffff
+DATA absMaskM<>+12(SB)/4, $0x7fffffff
+DATA absMaskM<>+16(SB)/4, $0x7fffffff
+DATA absMaskM<>+20(SB)/4, $0x7fffffff
+DATA absMaskM<>+24(SB)/4, $0x7fffffff
+DATA absMaskM<>+28(SB)/4, $0x7fffffff
+DATA absMaskM<>+32(SB)/4, $0x7fffffff
+DATA absMaskM<>+36(SB)/4, $0x7fffffff
+DATA absMaskM<>+40(SB)/4, $0x7fffffff
+DATA absMaskM<>+44(SB)/4, $0x7fffffff
+DATA absMaskM<>+48(SB)/4, $0x7fffffff
+DATA absMaskM<>+52(SB)/4, $0x7fffffff
+DATA absMaskM<>+56(SB)/4, $0x7fffffff
+DATA absMaskM<>+60(SB)/4, $0x7fffffff
+GLOBL absMaskM<>(SB), RODATA|NOPTR, $64
+
+// func maxBits16AVX2(src *byte, n int) uint32
+// Requires: AVX, AVX2, CMOV
+TEXT ·maxBits16AVX2(SB), NOSPLIT, $0-20
+	MOVQ  src+0(FP), AX
+	MOVQ  n+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+max9:
+	VMOVUPS      (AX), Y4
+	VANDPS       absMask16<>+0(SB), Y4, Y4
+	VPMAXUW      Y4, Y0, Y0
+	VMOVUPS      32(AX), Y4
+	VANDPS       absMask16<>+0(SB), Y4, Y4
+	VPMAXUW      Y4, Y1, Y1
+	VMOVUPS      64(AX), Y4
+	VANDPS       absMask16<>+0(SB), Y4, Y4
+	VPMAXUW      Y4, Y2, Y2
+	VMOVUPS      96(AX), Y4
+	VANDPS       absMask16<>+0(SB), Y4, Y4
+	VPMAXUW      Y4, Y3, Y3
+	ADDQ         $0x80, AX
+	SUBQ         $0x40, CX
+	JNZ          max9
+	VPMAXUW      Y1, Y0, Y0
+	VPMAXUW      Y3, Y2, Y2
+	VPMAXUW      Y2, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPMAXUW      X0, X1, X1
+	VPSHUFD      $0x4e, X1, X0
+	VPMAXUW      X0, X1, X1
+	VPSHUFD      $0xb1, X1, X0
+	VPMAXUW      X0, X1, X1
+	VMOVD        X1, AX
+	MOVWLZX      AX, CX
+	SHRL         $0x10, AX
+	CMPL         AX, CX
+	CMOVLCS      CX, AX
+	MOVL         AX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func addErrorsAVX2(x *float32, y *float32, n int, sums *float64) (worst uint32)
+// Requires: AVX
+TEXT ·addErrorsAVX2(SB), NOSPLIT, $0-36
+	MOVQ    x+0(FP), AX
+	MOVQ    y+8(FP), CX
+	MOVQ    n+16(FP), DX
+	MOVQ    sums+24(FP), BX
+	VMOVUPD (BX), Y0
+	VMOVUPD 32(BX), Y1
+	VMOVUPD 64(BX), Y2
+	VMOVUPS absMaskM<>+0(SB), X3
+	VPXOR   X4, X4, X4
+
+errors10:
+	VMOVUPS   (AX), X5
+	VSUBPS    (CX), X5, X6
+	VANDPS    X3, X6, X7
+	VPMAXUD   X7, X4, X4
+	VCVTPS2PD X5, Y5
+	VCVTPS2PD X6, Y6
+	VMULPD    Y6, Y6, Y7
+	VADDPD    Y7, Y0, Y0
+	VMULPD    Y5, Y6, Y6
+	VADDPD    Y6, Y2, Y2
+	VMULPD    Y5, Y5, Y5
+	VADDPD    Y5, Y1, Y1
+	ADDQ      $0x10, AX
+	ADDQ      $0x10, CX
+	SUBQ      $0x04, DX
+	JNZ       errors10
+	VMOVUPD   Y0, (BX)
+	VMOVUPD   Y1, 32(BX)
+	VMOVUPD   Y2, 64(BX)
+	VPSHUFD   $0x4e, X4, X0
+	VPMAXUD   X0, X4, X4
+	VPSHUFD   $0xb1, X4, X0
+	VPMAXUD   X0, X4, X4
+	VMOVD     X4, AX
+	MOVL      AX, worst+32(FP)
+	VZEROUPPER
+	RET
+
 DATA roundMagic<>+0(SB)/4, $0x4b400000
 DATA roundMagic<>+4(SB)/4, $0x4b400000
 DATA roundMagic<>+8(SB)/4, $0x4b400000
@@ -2599,7 +2721,7 @@ TEXT ·putPlanesAVX2(SB), NOSPLIT, $0-40
 	SHLQ     $0x05, BX
 	ADDQ     BX, CX
 
-plane9:
+plane11:
 	SUBQ    $0x20, CX
 	VMOVDQU (CX), Y4
 	VPSRLW  X0, Y4, Y4
@@ -2607,7 +2729,7 @@ plane9:
 	VPSLLW  X1, Y3, Y3
 	VPOR    Y4, Y3, Y3
 	DECQ    DX
-	JNZ     plane9
+	JNZ     plane11
 	VMOVDQU Y3, (AX)
 	VZEROUPPER
 	RET
@@ -2743,7 +2865,7 @@ TEXT ·weightsAbsAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each10:
+each12:
 	VMOVUPS (AX), Y0
 	VANDPS  absMaskK<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -2794,7 +2916,7 @@ each10:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each10
+	JNZ     each12
 	VZEROUPPER
 	RET
 
@@ -2805,7 +2927,7 @@ TEXT ·weightsSquareAVX2(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each11:
+each13:
 	VMOVUPS (AX), Y0
 	VMULPS  Y0, Y0, Y0
 	VMOVUPS Y0, 2048(AX)
@@ -2856,7 +2978,7 @@ each11:
 	VMOVUPS Y0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each11
+	JNZ     each13
 	VZEROUPPER
 	RET
 
@@ -2869,7 +2991,7 @@ TEXT ·weightsMeanAVX2(SB), NOSPLIT, $0-16
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each12:
+each14:
 	VMOVUPS (DX), Y1
 	VMULPS  Y1, Y1, Y1
 	VADDPS  Y1, Y0, Y0
@@ -2920,12 +3042,12 @@ each12:
 	VADDPS  Y1, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each12
+	JNZ     each14
 	VMULPS  thirtySecond<>+0(SB), Y0, Y0
 	VSQRTPS Y0, Y0
 	MOVQ    CX, CX
 
-each13:
+each15:
 	VMOVUPS (AX), Y1
 	VANDPS  absMaskK<>+0(SB), Y1, Y1
 	VADDPS  Y1, Y0, Y1
@@ -2992,7 +3114,7 @@ each13:
 	VMOVUPS Y1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each13
+	JNZ     each15
 	VZEROUPPER
 	RET
 
@@ -3005,7 +3127,7 @@ TEXT ·weightsImportanceAVX2(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Y1
 	MOVQ    AX, DX
 
-each14:
+each16:
 	VMOVUPS (DX), Y2
 	VMULPS  Y2, Y2, Y2
 	VADDPS  Y2, Y1, Y2
@@ -3120,7 +3242,7 @@ each14:
 	VADDPS  Y2, Y0, Y0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each14
+	JNZ     each16
 	VMOVUPS Y0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -3142,7 +3264,7 @@ TEXT ·fitAffineAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each15:
+each17:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -3152,7 +3274,7 @@ each15:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each15
+	JNZ       each17
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -3182,7 +3304,7 @@ each15:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each16:
+each18:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -3313,14 +3435,14 @@ each16:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each16
+	JNZ     each18
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each17:
+each19:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -3419,12 +3541,12 @@ each17:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each17
+	JNZ     each19
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial18:
+trial20:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -3450,7 +3572,7 @@ trial18:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each21:
+each23:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -3677,7 +3799,7 @@ each21:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each21
+	JNZ       each23
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -3686,7 +3808,7 @@ each21:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next19
+	JZ        next21
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -3697,17 +3819,17 @@ each21:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved20
+	JZ        solved22
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved20:
+solved22:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each22:
+each24:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -3806,12 +3928,12 @@ each22:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each22
+	JNZ       each24
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next19
+	JZ        next21
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -3827,10 +3949,10 @@ each22:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next19:
+next21:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial18
+	JNZ       trial20
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -3872,7 +3994,7 @@ TEXT ·fitAffineAbsAVX2(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each23:
+each25:
 	VMOVUPS   (DX), Y7
 	VMOVUPS   2048(DX), Y8
 	VMINPS    Y3, Y7, Y3
@@ -3882,7 +4004,7 @@ each23:
 	VADDPS    Y8, Y6, Y6
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000001, BX
-	JNZ       each23
+	JNZ       each25
 	VMOVUPS   Y4, 6720(AX)
 	VMOVUPS   Y5, 6400(AX)
 	VMOVUPS   Y6, 6592(AX)
@@ -3912,7 +4034,7 @@ each23:
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each24:
+each26:
 	VMOVUPS (DX), Y6
 	VSUBPS  Y3, Y6, Y6
 	VMULPS  Y4, Y6, Y6
@@ -4043,14 +4165,14 @@ each24:
 	VMOVUPS Y6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each24
+	JNZ     each26
 	VDIVPS  Y4, Y5, Y4
 	VMOVUPS Y4, 6144(AX)
 	VPXOR   Y6, Y6, Y6
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each25:
+each27:
 	VMULPS  4096(DX), Y4, Y7
 	VADDPS  Y3, Y7, Y7
 	VSUBPS  (DX), Y7, Y7
@@ -4149,12 +4271,12 @@ each25:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each25
+	JNZ     each27
 	VMOVUPS Y6, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial26:
+trial28:
 	VMOVUPS      6784(AX), Y3
 	VPXOR        Y6, Y6, Y6
 	VPXOR        Y7, Y7, Y7
@@ -4180,7 +4302,7 @@ trial26:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each29:
+each31:
 	VMOVUPS   (SI), Y9
 	VSUBPS    Y3, Y9, Y9
 	VMULPS    Y4, Y9, Y9
@@ -4407,7 +4529,7 @@ each29:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each29
+	JNZ       each31
 	VMOVUPS   6400(AX), Y9
 	VMOVUPS   6400(AX), Y10
 	VMOVUPS   6592(AX), Y11
@@ -4416,7 +4538,7 @@ each29:
 	VSUBPS    Y12, Y9, Y9
 	VCMPPS    $0x1e, Y0, Y9, Y13
 	VPTEST    Y13, Y13
-	JZ        next27
+	JZ        next29
 	VMULPS    Y8, Y10, Y10
 	VMULPS    Y6, Y11, Y12
 	VSUBPS    Y12, Y10, Y10
@@ -4427,17 +4549,17 @@ each29:
 	VDIVPS    Y9, Y11, Y11
 	VCMPPS    $0x1e, Y0, Y11, Y6
 	VPTEST    Y6, Y6
-	JZ        solved28
+	JZ        solved30
 	VBLENDVPS Y6, Y0, Y11, Y11
 	VDIVPS    Y7, Y8, Y8
 	VBLENDVPS Y6, Y8, Y10, Y10
 
-solved28:
+solved30:
 	VPXOR Y6, Y6, Y6
 	MOVQ  AX, SI
 	MOVQ  CX, DI
 
-each30:
+each32:
 	VMULPS    4096(SI), Y10, Y7
 	VADDPS    Y11, Y7, Y7
 	VSUBPS    (SI), Y7, Y7
@@ -4536,12 +4658,12 @@ each30:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each30
+	JNZ       each32
 	VMOVUPS   6848(AX), Y7
 	VCMPPS    $0x11, Y7, Y6, Y8
 	VANDPS    Y13, Y8, Y8
 	VPTEST    Y8, Y8
-	JZ        next27
+	JZ        next29
 	VBLENDVPS Y8, Y6, Y7, Y7
 	VMOVUPS   Y7, 6848(AX)
 	VMOVUPS   6144(AX), Y6
@@ -4557,10 +4679,10 @@ each30:
 	VBLENDVPS Y8, Y11, Y3, Y3
 	VMOVUPS   Y3, 6784(AX)
 
-next27:
+next29:
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial26
+	JNZ       trial28
 	VMOVUPS   6656(AX), Y1
 	VMOVUPS   6784(AX), Y2
 	VMINPS    Y1, Y0, Y1
@@ -4595,7 +4717,7 @@ TEXT ·fitSignedAVX2(SB), NOSPLIT, $0-40
 	MOVQ  AX, DX
 	MOVQ  CX, BX
 
-each31:
+each33:
 	VMOVUPS      (DX), Y2
 	VANDPS       absMaskK<>+0(SB), Y2, Y3
 	VCMPPS       $0x1e, Y1, Y3, Y4
@@ -4618,7 +4740,7 @@ each31:
 	VMAXPS       Y1, Y3, Y1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each31
+	JNZ          each33
 	VMOVUPS      Y1, 6720(AX)
 	VPXOR        Y1, Y1, Y1
 	VMOVUPS      roundMagic<>+0(SB), Y2
@@ -4629,7 +4751,7 @@ each31:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each32:
+each34:
 	VMOVUPS (DX), Y5
 	VMULPS  2048(DX), Y5, Y5
 	VMOVUPS Y5, 4096(DX)
@@ -4680,7 +4802,7 @@ each32:
 	VMOVUPS Y5, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each32
+	JNZ     each34
 	VPXOR   Y6, Y6, Y6
 	VDIVPS  Y0, Y3, Y5
 	VPXOR   Y7, Y7, Y7
@@ -4688,7 +4810,7 @@ each32:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each33:
+each35:
 	VMULPS    (DX), Y5, Y9
 	VADDPS    Y2, Y9, Y9
 	VSUBPS    Y2, Y9, Y9
@@ -4851,7 +4973,7 @@ each33:
 	VADDPS    Y10, Y8, Y8
 	ADDQ      $0x00000400, DX
 	SUBQ      $0x00000010, BX
-	JNZ       each33
+	JNZ       each35
 	VCMPPS    $0x04, Y1, Y8, Y9
 	VDIVPS    Y8, Y7, Y8
 	VBLENDVPS Y9, Y8, Y6, Y6
@@ -4859,7 +4981,7 @@ each33:
 	MOVQ      trials+24(FP), DX
 	MOVQ      count+32(FP), BX
 
-trial34:
+trial36:
 	VBROADCASTSS (DX), Y8
 	VDIVPS       Y0, Y8, Y8
 	VPXOR        Y9, Y9, Y9
@@ -4867,7 +4989,7 @@ trial34:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each35:
+each37:
 	VMULPS    (SI), Y8, Y11
 	VADDPS    Y2, Y11, Y11
 	VSUBPS    Y2, Y11, Y11
@@ -5030,7 +5152,7 @@ each35:
 	VADDPS    Y12, Y10, Y10
 	ADDQ      $0x00000400, SI
 	SUBQ      $0x00000010, DI
-	JNZ       each35
+	JNZ       each37
 	VMULPS    Y9, Y9, Y11
 	VMULPS    Y10, Y7, Y12
 	VCMPPS    $0x1e, Y12, Y11, Y13
@@ -5043,7 +5165,7 @@ each35:
 	VBLENDVPS Y13, Y8, Y5, Y5
 	ADDQ      $0x04, DX
 	DECQ      BX
-	JNZ       trial34
+	JNZ       trial36
 	VMOVUPS   6720(AX), Y0
 	VCMPPS    $0x11, tooSmall<>+0(SB), Y0, Y0
 	VBLENDVPS Y0, Y1, Y6, Y6
@@ -5068,7 +5190,7 @@ TEXT ·screenGreedyAVX2(SB), NOSPLIT, $0-20
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each36:
+each38:
 	VMOVUPS   (DX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -5091,14 +5213,14 @@ each36:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000004, BX
-	JNZ       each36
+	JNZ       each38
 	VDIVPS    Y3, Y1, Y3
 	VPXOR     Y5, Y5, Y5
 	VPXOR     Y6, Y6, Y6
 	MOVQ      AX, DX
 	MOVQ      CX, BX
 
-each37:
+each39:
 	VMOVUPS   (DX), Y7
 	VMULPS    Y3, Y7, Y8
 	VMAXPS    Y1, Y8, Y8
@@ -5165,7 +5287,7 @@ each37:
 	VADDPS    Y7, Y6, Y6
 	ADDQ      $0x00000100, DX
 	SUBQ      $0x00000004, BX
-	JNZ       each37
+	JNZ       each39
 	VPXOR     Y0, Y0, Y0
 	VPXOR     Y2, Y2, Y2
 	VDIVPS    Y6, Y5, Y1
@@ -5180,7 +5302,7 @@ each37:
 	VCMPPS    $0x0f, Y2, Y2, Y3
 	MOVQ      CX, CX
 
-each38:
+each40:
 	VMOVUPS      4096(AX), Y9
 	VSUBPS       3072(AX), Y5, Y7
 	VSUBPS       5120(AX), Y6, Y8
@@ -5227,7 +5349,7 @@ each38:
 	VANDPS       Y7, Y3, Y3
 	ADDQ         $0x00000100, AX
 	SUBQ         $0x00000004, CX
-	JNZ          each38
+	JNZ          each40
 	VCMPPS       $0x11, tooSmall<>+0(SB), Y4, Y0
 	VCMPPS       $0x12, zeroK<>+0(SB), Y5, Y1
 	VORPS        Y0, Y3, Y3
@@ -5255,7 +5377,7 @@ TEXT ·fitGreedyAVX2(SB), NOSPLIT, $0-24
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each39:
+each41:
 	VMOVUPS   (BX), Y5
 	VANDPS    absMaskK<>+0(SB), Y5, Y6
 	VCMPPS    $0x1e, Y4, Y6, Y7
@@ -5278,13 +5400,13 @@ each39:
 	VMAXPS    Y4, Y6, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each39
+	JNZ       each41
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y5, Y5, Y5
 	VPXOR     Y6, Y6, Y6
 	MOVQ      CX, BX
 
-each40:
+each42:
 	VMOVUPS (DX), Y7
 	VMULPS  Y1, Y7, Y8
 	VMAXPS  Y2, Y8, Y8
@@ -5359,7 +5481,7 @@ each40:
 	VADDPS  Y7, Y6, Y6
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each40
+	JNZ     each42
 	VMOVUPS Y4, 6720(AX)
 	LEAQ    32(AX), DX
 	VPXOR   Y1, Y1, Y1
@@ -5367,7 +5489,7 @@ each40:
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each41:
+each43:
 	VMOVUPS   (BX), Y7
 	VANDPS    absMaskK<>+0(SB), Y7, Y8
 	VCMPPS    $0x1e, Y4, Y8, Y9
@@ -5390,13 +5512,13 @@ each41:
 	VMAXPS    Y4, Y8, Y4
 	ADDQ      $0x00000100, BX
 	SUBQ      $0x00000004, SI
-	JNZ       each41
+	JNZ       each43
 	VDIVPS    Y1, Y2, Y1
 	VPXOR     Y7, Y7, Y7
 	VPXOR     Y8, Y8, Y8
 	MOVQ      CX, BX
 
-each42:
+each44:
 	VMOVUPS (DX), Y9
 	VMULPS  Y1, Y9, Y10
 	VMAXPS  Y2, Y10, Y10
@@ -5471,20 +5593,20 @@ each42:
 	VADDPS  Y9, Y8, Y8
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each42
+	JNZ     each44
 	VMOVUPS Y4, 6752(AX)
 	VADDPS  Y0, Y2, Y2
 	VADDPS  Y0, Y3, Y3
 	MOVQ    rounds+16(FP), DX
 
-round43:
+round45:
 	VPXOR   Y1, Y1, Y1
 	VMOVUPS Y1, 6528(AX)
 	VMOVUPS Y1, 6560(AX)
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each45:
+each47:
 	VSUBPS    3072(BX), Y5, Y1
 	VSUBPS    5120(BX), Y6, Y4
 	VCMPPS    $0x1e, zeroK<>+0(SB), Y1, Y12
@@ -5567,17 +5689,17 @@ each45:
 	VMOVUPS   Y1, 6560(AX)
 	ADDQ      $0x00000040, BX
 	SUBQ      $0x00000001, SI
-	JNZ       each45
+	JNZ       each47
 	VMOVUPS   6528(AX), Y1
 	VORPS     6560(AX), Y1, Y1
 	VPXOR     Y4, Y4, Y4
 	VCMPPS    $0x04, Y4, Y1, Y1
 	VPTEST    Y1, Y1
-	JZ        done44
+	JZ        done46
 	DECQ      DX
-	JNZ       round43
+	JNZ       round45
 
-done44:
+done46:
 	VMOVUPS   6720(AX), Y0
 	VPXOR     Y1, Y1, Y1
 	VPXOR     Y2, Y2, Y2
@@ -5613,7 +5735,7 @@ TEXT ·levelsDivideAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels46:
+levels48:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -5644,7 +5766,7 @@ levels46:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels46
+	JNZ          levels48
 	VZEROUPPER
 	RET
 
@@ -5662,7 +5784,7 @@ TEXT ·levelsMultiplyAVX2(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Y1, Y1
 	VCVTTPS2DQ   Y2, Y2
 
-levels47:
+levels49:
 	VBROADCASTSS (DX), Y3
 	VBROADCASTSS (BX), Y4
 	VMOVUPS      (CX), Y5
@@ -5693,7 +5815,7 @@ levels47:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels47
+	JNZ          levels49
 	VZEROUPPER
 	RET
 
@@ -5825,7 +5947,7 @@ TEXT ·weightsAbsAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each48:
+each50:
 	VMOVUPS (AX), Z0
 	VANDPS  absMaskK<>+0(SB), Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -5876,7 +5998,7 @@ each48:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each48
+	JNZ     each50
 	VZEROUPPER
 	RET
 
@@ -5887,7 +6009,7 @@ TEXT ·weightsSquareAVX512(SB), NOSPLIT, $0-16
 	MOVQ n+8(FP), CX
 	MOVQ CX, CX
 
-each49:
+each51:
 	VMOVUPS (AX), Z0
 	VMULPS  Z0, Z0, Z0
 	VMOVUPS Z0, 2048(AX)
@@ -5938,7 +6060,7 @@ each49:
 	VMOVUPS Z0, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each49
+	JNZ     each51
 	VZEROUPPER
 	RET
 
@@ -5951,7 +6073,7 @@ TEXT ·weightsMeanAVX512(SB), NOSPLIT, $0-16
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each50:
+each52:
 	VMOVUPS (DX), Z1
 	VMULPS  Z1, Z1, Z1
 	VADDPS  Z1, Z0, Z0
@@ -6002,12 +6124,12 @@ each50:
 	VADDPS  Z1, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each50
+	JNZ     each52
 	VMULPS  thirtySecond<>+0(SB), Z0, Z0
 	VSQRTPS Z0, Z0
 	MOVQ    CX, CX
 
-each51:
+each53:
 	VMOVUPS (AX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z1
 	VADDPS  Z1, Z0, Z1
@@ -6074,7 +6196,7 @@ each51:
 	VMOVUPS Z1, 3008(AX)
 	ADDQ    $0x00000400, AX
 	SUBQ    $0x00000010, CX
-	JNZ     each51
+	JNZ     each53
 	VZEROUPPER
 	RET
 
@@ -6087,7 +6209,7 @@ TEXT ·weightsImportanceAVX512(SB), NOSPLIT, $0-16
 	VMOVUPS 6464(AX), Z1
 	MOVQ    AX, DX
 
-each52:
+each54:
 	VMOVUPS (DX), Z2
 	VMULPS  Z2, Z2, Z2
 	VADDPS  Z2, Z1, Z2
@@ -6202,7 +6324,7 @@ each52:
 	VADDPS  Z2, Z0, Z0
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, CX
-	JNZ     each52
+	JNZ     each54
 	VMOVUPS Z0, 6400(AX)
 	VZEROUPPER
 	RET
@@ -6224,7 +6346,7 @@ TEXT ·fitAffineAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each53:
+each55:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -6234,7 +6356,7 @@ each53:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each53
+	JNZ     each55
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -6264,7 +6386,7 @@ each53:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each54:
+each56:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -6395,14 +6517,14 @@ each54:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each54
+	JNZ     each56
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each55:
+each57:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -6501,12 +6623,12 @@ each55:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each55
+	JNZ     each57
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial56:
+trial58:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -6532,7 +6654,7 @@ trial56:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each59:
+each61:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -6759,7 +6881,7 @@ each59:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each59
+	JNZ      each61
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -6768,7 +6890,7 @@ each59:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next57
+	JZ       next59
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -6779,17 +6901,17 @@ each59:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved58
+	JZ       solved60
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved58:
+solved60:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each60:
+each62:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -6888,12 +7010,12 @@ each60:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each60
+	JNZ      each62
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next57
+	JZ       next59
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -6909,10 +7031,10 @@ each60:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next57:
+next59:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial56
+	JNZ     trial58
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -6954,7 +7076,7 @@ TEXT ·fitAffineAbsAVX512(SB), NOSPLIT, $0-40
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000001, BX
 
-each61:
+each63:
 	VMOVUPS (DX), Z7
 	VMOVUPS 2048(DX), Z8
 	VMINPS  Z3, Z7, Z3
@@ -6964,7 +7086,7 @@ each61:
 	VADDPS  Z8, Z6, Z6
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000001, BX
-	JNZ     each61
+	JNZ     each63
 	VMOVUPS Z4, 6720(AX)
 	VMOVUPS Z5, 6400(AX)
 	VMOVUPS Z6, 6592(AX)
@@ -6994,7 +7116,7 @@ each61:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each62:
+each64:
 	VMOVUPS (DX), Z6
 	VSUBPS  Z3, Z6, Z6
 	VMULPS  Z4, Z6, Z6
@@ -7125,14 +7247,14 @@ each62:
 	VMOVUPS Z6, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each62
+	JNZ     each64
 	VDIVPS  Z4, Z5, Z4
 	VMOVUPS Z4, 6144(AX)
 	VPXORD  Z9, Z9, Z9
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each63:
+each65:
 	VMULPS  4096(DX), Z4, Z6
 	VADDPS  Z3, Z6, Z6
 	VSUBPS  (DX), Z6, Z6
@@ -7231,12 +7353,12 @@ each63:
 	VADDPS  Z6, Z9, Z9
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each63
+	JNZ     each65
 	VMOVUPS Z9, 6848(AX)
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial64:
+trial66:
 	VMOVUPS      6784(AX), Z3
 	VPXORD       Z10, Z10, Z10
 	VPXORD       Z11, Z11, Z11
@@ -7262,7 +7384,7 @@ trial64:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each67:
+each69:
 	VMOVUPS  (SI), Z6
 	VSUBPS   Z3, Z6, Z6
 	VMULPS   Z4, Z6, Z6
@@ -7489,7 +7611,7 @@ each67:
 	VADDPS   Z7, Z12, Z12
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each67
+	JNZ      each69
 	VMOVUPS  6400(AX), Z6
 	VMOVUPS  6400(AX), Z7
 	VMOVUPS  6592(AX), Z8
@@ -7498,7 +7620,7 @@ each67:
 	VSUBPS   Z9, Z6, Z6
 	VCMPPS   $0x1e, Z0, Z6, K1
 	KORTESTW K1, K1
-	JZ       next65
+	JZ       next67
 	VMULPS   Z12, Z7, Z7
 	VMULPS   Z10, Z8, Z9
 	VSUBPS   Z9, Z7, Z7
@@ -7509,17 +7631,17 @@ each67:
 	VDIVPS   Z6, Z8, Z8
 	VCMPPS   $0x1e, Z0, Z8, K2
 	KORTESTW K2, K2
-	JZ       solved66
+	JZ       solved68
 	VMOVAPS  Z0, K2, Z8
 	VDIVPS   Z11, Z12, Z12
 	VMOVAPS  Z12, K2, Z7
 
-solved66:
+solved68:
 	VPXORD Z13, Z13, Z13
 	MOVQ   AX, SI
 	MOVQ   CX, DI
 
-each68:
+each70:
 	VMULPS   4096(SI), Z7, Z6
 	VADDPS   Z8, Z6, Z6
 	VSUBPS   (SI), Z6, Z6
@@ -7618,12 +7740,12 @@ each68:
 	VADDPS   Z6, Z13, Z13
 	ADDQ     $0x00000400, SI
 	SUBQ     $0x00000010, DI
-	JNZ      each68
+	JNZ      each70
 	VMOVUPS  6848(AX), Z6
 	VCMPPS   $0x11, Z6, Z13, K2
 	KANDW    K1, K2, K2
 	KORTESTW K2, K2
-	JZ       next65
+	JZ       next67
 	VMOVAPS  Z13, K2, Z6
 	VMOVUPS  Z6, 6848(AX)
 	VMOVUPS  6144(AX), Z6
@@ -7639,10 +7761,10 @@ each68:
 	VMOVAPS  Z8, K2, Z3
 	VMOVUPS  Z3, 6784(AX)
 
-next65:
+next67:
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial64
+	JNZ     trial66
 	VMOVUPS 6656(AX), Z1
 	VMOVUPS 6784(AX), Z2
 	VMINPS  Z1, Z0, Z1
@@ -7677,7 +7799,7 @@ TEXT ·fitSignedAVX512(SB), NOSPLIT, $0-40
 	MOVQ   AX, DX
 	MOVQ   CX, BX
 
-each69:
+each71:
 	VMOVUPS      (DX), Z2
 	VANDPS       absMaskK<>+0(SB), Z2, Z3
 	VCMPPS       $0x1e, Z1, Z3, K1
@@ -7700,7 +7822,7 @@ each69:
 	VMAXPS       Z1, Z3, Z1
 	ADDQ         $0x00000100, DX
 	SUBQ         $0x00000004, BX
-	JNZ          each69
+	JNZ          each71
 	VMOVUPS      Z1, 6720(AX)
 	VPXORD       Z4, Z4, Z4
 	VMOVUPS      roundMagic<>+0(SB), Z1
@@ -7711,7 +7833,7 @@ each69:
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each70:
+each72:
 	VMOVUPS (DX), Z10
 	VMULPS  2048(DX), Z10, Z10
 	VMOVUPS Z10, 4096(DX)
@@ -7762,7 +7884,7 @@ each70:
 	VMOVUPS Z10, 5056(DX)
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each70
+	JNZ     each72
 	VPXORD  Z5, Z5, Z5
 	VDIVPS  Z0, Z2, Z10
 	VPXORD  Z6, Z6, Z6
@@ -7770,7 +7892,7 @@ each70:
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each71:
+each73:
 	VMULPS  (DX), Z10, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -7933,7 +8055,7 @@ each71:
 	VADDPS  Z12, Z7, Z7
 	ADDQ    $0x00000400, DX
 	SUBQ    $0x00000010, BX
-	JNZ     each71
+	JNZ     each73
 	VCMPPS  $0x04, Z4, Z7, K1
 	VDIVPS  Z7, Z6, Z7
 	VMOVAPS Z7, K1, Z5
@@ -7941,7 +8063,7 @@ each71:
 	MOVQ    trials+24(FP), DX
 	MOVQ    count+32(FP), BX
 
-trial72:
+trial74:
 	VBROADCASTSS (DX), Z7
 	VDIVPS       Z0, Z7, Z7
 	VPXORD       Z8, Z8, Z8
@@ -7949,7 +8071,7 @@ trial72:
 	MOVQ         AX, SI
 	MOVQ         CX, DI
 
-each73:
+each75:
 	VMULPS  (SI), Z7, Z11
 	VADDPS  Z1, Z11, Z11
 	VSUBPS  Z1, Z11, Z11
@@ -8112,7 +8234,7 @@ each73:
 	VADDPS  Z12, Z9, Z9
 	ADDQ    $0x00000400, SI
 	SUBQ    $0x00000010, DI
-	JNZ     each73
+	JNZ     each75
 	VMULPS  Z8, Z8, Z11
 	VMULPS  Z9, Z6, Z12
 	VCMPPS  $0x1e, Z12, Z11, K1
@@ -8125,7 +8247,7 @@ each73:
 	VMOVAPS Z7, K1, Z10
 	ADDQ    $0x04, DX
 	DECQ    BX
-	JNZ     trial72
+	JNZ     trial74
 	VMOVUPS 6720(AX), Z0
 	VCMPPS  $0x11, tooSmall<>+0(SB), Z0, K1
 	VMOVAPS Z4, K1, Z5
@@ -8150,7 +8272,7 @@ TEXT ·screenGreedyAVX512(SB), NOSPLIT, $0-20
 	MOVQ         AX, DX
 	MOVQ         CX, BX
 
-each74:
+each76:
 	VMOVUPS (DX), Z5
 	VANDPS  absMaskK<>+0(SB), Z5, Z6
 	VCMPPS  $0x1e, Z4, Z6, K1
@@ -8173,14 +8295,14 @@ each74:
 	VMAXPS  Z4, Z6, Z4
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each74
+	JNZ     each76
 	VDIVPS  Z3, Z1, Z3
 	VPXORD  Z7, Z7, Z7
 	VPXORD  Z8, Z8, Z8
 	MOVQ    AX, DX
 	MOVQ    CX, BX
 
-each75:
+each77:
 	VMOVUPS (DX), Z5
 	VMULPS  Z3, Z5, Z6
 	VMAXPS  Z1, Z6, Z6
@@ -8247,7 +8369,7 @@ each75:
 	VADDPS  Z5, Z8, Z8
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each75
+	JNZ     each77
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VDIVPS  Z8, Z7, Z0
@@ -8262,7 +8384,7 @@ each75:
 	KXNORW  K2, K2, K2
 	MOVQ    CX, CX
 
-each76:
+each78:
 	VMOVUPS      4096(AX), Z6
 	VSUBPS       3072(AX), Z7, Z3
 	VSUBPS       5120(AX), Z8, Z5
@@ -8305,7 +8427,7 @@ each76:
 	VCMPPS       $0x11, Z6, Z5, K2, K2
 	ADDQ         $0x00000100, AX
 	SUBQ         $0x00000004, CX
-	JNZ          each76
+	JNZ          each78
 	VCMPPS       $0x11, tooSmall<>+0(SB), Z4, K1
 	VCMPPS       $0x12, zeroK<>+0(SB), Z7, K3
 	KORW         K1, K2, K2
@@ -8333,7 +8455,7 @@ TEXT ·fitGreedyAVX512(SB), NOSPLIT, $0-24
 	MOVQ         DX, BX
 	MOVQ         CX, SI
 
-each77:
+each79:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z30
 	VCMPPS  $0x1e, Z5, Z30, K1
@@ -8356,13 +8478,13 @@ each77:
 	VMAXPS  Z5, Z30, Z5
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each77
+	JNZ     each79
 	VDIVPS  Z4, Z2, Z1
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
 	MOVQ    CX, BX
 
-each78:
+each80:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z30
 	VMAXPS  Z2, Z30, Z30
@@ -8437,7 +8559,7 @@ each78:
 	VADDPS  Z4, Z7, Z7
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each78
+	JNZ     each80
 	VMOVUPS Z5, 6720(AX)
 	LEAQ    6912(AX), DX
 	VPXORD  Z8, Z8, Z8
@@ -8445,145 +8567,33 @@ each78:
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each79:
-	VMOVUPS (BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 64(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 128(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	VMOVUPS 192(BX), Z1
-	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z9, Z4, K1
-	VMOVAPS Z1, K1, Z8
-	VMAXPS  Z9, Z4, Z9
-	ADDQ    $0x00000100, BX
-	SUBQ    $0x00000004, SI
-	JNZ     each79
-	VDIVPS  Z8, Z2, Z1
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    CX, BX
-
-each80:
-	VMOVUPS (DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4096(DX)
-	VMOVUPS Z8, 2048(DX)
-	VMOVUPS Z4, 1024(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3072(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5120(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 64(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4160(DX)
-	VMOVUPS Z8, 2112(DX)
-	VMOVUPS Z4, 1088(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3136(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5184(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 128(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4224(DX)
-	VMOVUPS Z8, 2176(DX)
-	VMOVUPS Z4, 1152(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3200(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5248(DX)
-	VADDPS  Z4, Z11, Z11
-	VMOVUPS 192(DX), Z4
-	VMULPS  Z1, Z4, Z5
-	VMAXPS  Z2, Z5, Z5
-	VMINPS  Z3, Z5, Z5
-	VADDPS  Z0, Z5, Z5
-	VSUBPS  Z0, Z5, Z5
-	VMULPS  Z4, Z4, Z8
-	VMULPS  Z4, Z8, Z4
-	VMOVUPS Z5, 4288(DX)
-	VMOVUPS Z8, 2240(DX)
-	VMOVUPS Z4, 1216(DX)
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 3264(DX)
-	VADDPS  Z4, Z10, Z10
-	VMULPS  Z5, Z8, Z4
-	VMULPS  Z5, Z4, Z4
-	VMOVUPS Z4, 5312(DX)
-	VADDPS  Z4, Z11, Z11
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000004, BX
-	JNZ     each80
-	VMOVUPS Z9, 13632(AX)
-	LEAQ    13824(AX), DX
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	MOVQ    DX, BX
-	MOVQ    CX, SI
-
 each81:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 64(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 128(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	VMOVUPS 192(BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
-	VCMPPS  $0x1e, Z13, Z4, K1
-	VMOVAPS Z1, K1, Z12
-	VMAXPS  Z13, Z4, Z13
+	VCMPPS  $0x1e, Z9, Z4, K1
+	VMOVAPS Z1, K1, Z8
+	VMAXPS  Z9, Z4, Z9
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
 	JNZ     each81
-	VDIVPS  Z12, Z2, Z1
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
+	VDIVPS  Z8, Z2, Z1
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
 	MOVQ    CX, BX
 
 each82:
@@ -8600,6 +8610,118 @@ each82:
 	VMOVUPS Z4, 1024(DX)
 	VMULPS  Z5, Z4, Z4
 	VMOVUPS Z4, 3072(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5120(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 64(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4160(DX)
+	VMOVUPS Z8, 2112(DX)
+	VMOVUPS Z4, 1088(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3136(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5184(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 128(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4224(DX)
+	VMOVUPS Z8, 2176(DX)
+	VMOVUPS Z4, 1152(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3200(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5248(DX)
+	VADDPS  Z4, Z11, Z11
+	VMOVUPS 192(DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4288(DX)
+	VMOVUPS Z8, 2240(DX)
+	VMOVUPS Z4, 1216(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3264(DX)
+	VADDPS  Z4, Z10, Z10
+	VMULPS  Z5, Z8, Z4
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 5312(DX)
+	VADDPS  Z4, Z11, Z11
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000004, BX
+	JNZ     each82
+	VMOVUPS Z9, 13632(AX)
+	LEAQ    13824(AX), DX
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	MOVQ    DX, BX
+	MOVQ    CX, SI
+
+each83:
+	VMOVUPS (BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 64(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 128(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	VMOVUPS 192(BX), Z1
+	VANDPS  absMaskK<>+0(SB), Z1, Z4
+	VCMPPS  $0x1e, Z13, Z4, K1
+	VMOVAPS Z1, K1, Z12
+	VMAXPS  Z13, Z4, Z13
+	ADDQ    $0x00000100, BX
+	SUBQ    $0x00000004, SI
+	JNZ     each83
+	VDIVPS  Z12, Z2, Z1
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVQ    CX, BX
+
+each84:
+	VMOVUPS (DX), Z4
+	VMULPS  Z1, Z4, Z5
+	VMAXPS  Z2, Z5, Z5
+	VMINPS  Z3, Z5, Z5
+	VADDPS  Z0, Z5, Z5
+	VSUBPS  Z0, Z5, Z5
+	VMULPS  Z4, Z4, Z8
+	VMULPS  Z4, Z8, Z4
+	VMOVUPS Z5, 4096(DX)
+	VMOVUPS Z8, 2048(DX)
+	VMOVUPS Z4, 1024(DX)
+	VMULPS  Z5, Z4, Z4
+	VMOVUPS Z4, 3072(DX)
 	VADDPS  Z4, Z14, Z14
 	VMULPS  Z5, Z8, Z4
 	VMULPS  Z5, Z4, Z4
@@ -8661,7 +8783,7 @@ each82:
 	VADDPS  Z4, Z15, Z15
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each82
+	JNZ     each84
 	VMOVUPS Z13, 20544(AX)
 	LEAQ    20736(AX), DX
 	VPXORD  Z16, Z16, Z16
@@ -8669,7 +8791,7 @@ each82:
 	MOVQ    DX, BX
 	MOVQ    CX, SI
 
-each83:
+each85:
 	VMOVUPS (BX), Z1
 	VANDPS  absMaskK<>+0(SB), Z1, Z4
 	VCMPPS  $0x1e, Z17, Z4, K1
@@ -8692,13 +8814,13 @@ each83:
 	VMAXPS  Z17, Z4, Z17
 	ADDQ    $0x00000100, BX
 	SUBQ    $0x00000004, SI
-	JNZ     each83
+	JNZ     each85
 	VDIVPS  Z16, Z2, Z1
 	VPXORD  Z18, Z18, Z18
 	VPXORD  Z19, Z19, Z19
 	MOVQ    CX, BX
 
-each84:
+each86:
 	VMOVUPS (DX), Z4
 	VMULPS  Z1, Z4, Z5
 	VMAXPS  Z2, Z5, Z5
@@ -8773,14 +8895,14 @@ each84:
 	VADDPS  Z4, Z19, Z19
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000004, BX
-	JNZ     each84
+	JNZ     each86
 	VMOVUPS Z17, 27456(AX)
 	VMOVUPS mantissa<>+0(SB), Z1
 	VADDPS  Z0, Z2, Z2
 	VADDPS  Z0, Z3, Z3
 	MOVQ    rounds+16(FP), DX
 
-round85:
+round87:
 	VPXORD  Z20, Z20, Z20
 	VMOVUPS Z20, 6528(AX)
 	VMOVUPS Z20, 13440(AX)
@@ -8789,7 +8911,7 @@ round85:
 	MOVQ    AX, BX
 	MOVQ    CX, SI
 
-each87:
+each89:
 	VSUBPS     3072(BX), Z6, Z4
 	VSUBPS     5120(BX), Z7, Z5
 	VCMPPS     $0x1e, zeroK<>+0(SB), Z4, K1
@@ -8904,7 +9026,7 @@ each87:
 	VMOVUPS    Z0, K1, 27264(AX)
 	ADDQ       $0x00000040, BX
 	SUBQ       $0x00000001, SI
-	JNZ        each87
+	JNZ        each89
 	VMOVUPS    6528(AX), Z4
 	VORPS      13440(AX), Z4, Z4
 	VORPS      20352(AX), Z4, Z4
@@ -8912,11 +9034,11 @@ each87:
 	VPXORD     Z21, Z21, Z21
 	VCMPPS     $0x04, Z21, Z4, K1
 	KORTESTW   K1, K1
-	JZ         done86
+	JZ         done88
 	DECQ       DX
-	JNZ        round85
+	JNZ        round87
 
-done86:
+done88:
 	VMOVUPS 6720(AX), Z0
 	VPXORD  Z22, Z22, Z22
 	VPXORD  Z23, Z23, Z23
@@ -8970,7 +9092,7 @@ TEXT ·levelsDivideAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels88:
+levels90:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -8988,7 +9110,7 @@ levels88:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels88
+	JNZ          levels90
 	VZEROUPPER
 	RET
 
@@ -9006,7 +9128,7 @@ TEXT ·levelsMultiplyAVX512(SB), NOSPLIT, $0-48
 	VCVTTPS2DQ   Z1, Z1
 	VCVTTPS2DQ   Z2, Z2
 
-levels89:
+levels91:
 	VBROADCASTSS (DX), Z3
 	VBROADCASTSS (BX), Z4
 	VMOVUPS      (CX), Z5
@@ -9024,6 +9146,6 @@ levels89:
 	ADDQ         $0x04, DX
 	ADDQ         $0x04, BX
 	DECQ         SI
-	JNZ          levels89
+	JNZ          levels91
 	VZEROUPPER
 	RET

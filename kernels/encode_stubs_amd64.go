@@ -55,6 +55,12 @@ func encodeMXFP4AVX2(dst *byte, x *float32, blocks int) (done int)
 // encodeNVFP4AVX2: quant.Encode(quant.NVFP4, dst, x[:64*blocks], nil) up to the first block with an element of 6144 or more, where distances to all codes may round to the same
 func encodeNVFP4AVX2(dst *byte, x *float32, blocks int) (done int)
 
+// maxBits16AVX2: the largest of n 16-bit numbers, a multiple of 64, without their highest bits
+func maxBits16AVX2(src *byte, n int) uint32
+
+// addErrorsAVX2: the sums of kernels.AddErrors, for n elements, a multiple of 4; worst is the largest |x[i]-y[i]|, as bits
+func addErrorsAVX2(x *float32, y *float32, n int, sums *float64) (worst uint32)
+
 // putPlanesAVX2: bits of 32*planes levels, from bit shift on, into 32 bytes
 func putPlanesAVX2(dst *byte, levels *byte, shift int, bits int, planes int)
 

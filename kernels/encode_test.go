@@ -360,3 +360,60 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 }
+
+func TestMaxAbs16(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		for _, typ := range []quant.Type{quant.F16, quant.BF16} {
+			for n := range 140 {
+				x := quanttest.Classes[0].Rows(uint64(n), 1, n)
+				src := make([]byte, 2*n)
+				quant.Encode(typ, src, x, nil)
+				quant.Decode(typ, x, src)
+				for i := range n + 1 {
+					for _, bits := range []uint16{0x41, 0x8001, 0xc000, 0x7bff, 0xff7f, 0x7f80, 0xfc00, 0xffff} {
+						b := append(bytes.Clone(src), 0, 0)
+						binary.LittleEndian.PutUint16(b[2*i:], bits)
+						b = b[:2*n]
+						y := make([]float32, n)
+						quant.Decode(typ, y, b)
+						want := MaxAbs(y)
+						if got := MaxAbs16(typ, b); got != want {
+							t.Fatalf("%v, %d elements, %#x at %d: MaxAbs16 = %v, want %v", typ, n, bits, i, got, want)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestAddErrors compares with a loop in float64, whose order is the documented
+// one, so that the sums are equal.
+func TestAddErrors(t *testing.T) {
+	nan := float32(math.NaN())
+	eachCPU(t, func(t *testing.T) {
+		for n := range 70 {
+			x := quanttest.Classes[0].Rows(uint64(n), 1, n)
+			y := quanttest.Classes[0].Rows(uint64(n)+1, 1, n)
+			got := [3][4]float64{{1, 2, 3, 4}, {5, 6, 7, 8}, {9, 10, 11, 12}}
+			want := got
+			var worst float32
+			for i := range x {
+				d := x[i] - y[i]
+				worst = max(worst, d, -d)
+				want[0][i%4] += float64(float64(d) * float64(d))
+				want[1][i%4] += float64(float64(x[i]) * float64(x[i]))
+				want[2][i%4] += float64(float64(x[i]) * float64(d))
+			}
+			if w := AddErrors(&got, x, y); w != worst || got != want {
+				t.Fatalf("%d elements: %v, largest %v, want %v, %v", n, got, w, want, worst)
+			}
+			if n > 0 {
+				y[n/2] = nan
+				if w := AddErrors(&got, x, y); w == w {
+					t.Fatalf("%d elements: NaN is lost: %v", n, w)
+				}
+			}
+		}
+	})
+}

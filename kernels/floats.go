@@ -131,6 +131,52 @@ func FirstNonfinite(x []float32) int {
 	return -1
 }
 
+// MaxAbs16 returns the largest magnitude among the numbers in src, of type F16
+// or BF16, 0 for none; NaN counts as infinite.
+func MaxAbs16(t quant.Type, src []byte) float32 {
+	checkLengths("MaxAbs16", 0, 0, len(src)%2)
+	var m uint32
+	if n := 2 * (len(src) / 2 &^ 63); n > 0 {
+		if v, ok := maxBits16SIMD(src[:n]); ok {
+			m, src = v, src[n:]
+		}
+	}
+	for i := 0; i < len(src); i += 2 {
+		m = max(m, uint32(binary.LittleEndian.Uint16(src[i:])&0x7fff))
+	}
+	infinity := uint32(halfExponent)
+	if t == quant.BF16 {
+		infinity = bfloatExponent
+	}
+	m = min(m, infinity)
+	var v [1]float32
+	quant.Decode(t, v[:], []byte{byte(m), byte(m >> 8)})
+	return v[0]
+}
+
+// AddErrors adds what became of elements x, namely y, to sums: with d = x - y
+// those of d*d, x*x and d*x. Each sum has four parts, part j of them elements j,
+// j+4, j+8 and so on, in order. It returns the largest |d|.
+func AddErrors(sums *[3][4]float64, x, y []float32) float32 {
+	checkLengths("AddErrors", len(y), len(x), 0)
+	var worst uint32 // magnitudes are in the order of their bits
+	i := 0
+	if n := len(x) &^ 3; n > 0 {
+		if w, ok := addErrorsSIMD(sums, x[:n], y); ok {
+			worst, i = w, n
+		}
+	}
+	for ; i < len(x); i++ {
+		d := x[i] - y[i]
+		worst = max(worst, math.Float32bits(d)&^(1<<31))
+		a, e, j := float64(x[i]), float64(d), i%4
+		sums[0][j] += float64(e * e)
+		sums[1][j] += float64(a * a)
+		sums[2][j] += float64(e * a)
+	}
+	return math.Float32frombits(worst)
+}
+
 // MaxAbs returns the largest magnitude in x, 0 for none; NaN counts as
 // infinite.
 func MaxAbs(x []float32) float32 {

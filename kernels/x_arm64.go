@@ -412,6 +412,10 @@ func convertSIMD(c conversion, dst, src *byte, n int) (done int, bad bool) {
 
 func encodeSIMD(quant.Type, []byte, []float32, []float32) bool { return false }
 
+func maxBits16SIMD([]byte) (uint32, bool) { return 0, false }
+
+func addErrorsSIMD(*[3][4]float64, []float32, []float32) (uint32, bool) { return 0, false }
+
 // maxAbsSIMD takes a multiple of 32 elements.
 func maxAbsSIMD(x []float32) (float32, bool) {
 	if !hasNEON {

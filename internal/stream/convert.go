@@ -47,7 +47,9 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		if t.Type.BlockLen() == 1 {
 			kernels.EncodeRow(t.Type, b.dst[r*dstRow:][:k*dstRow], f, nil)
 		} else {
-			ok, err := b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], bad)
+			src := b.src[r*srcRow:][:k*srcRow]
+			small := (st == quant.F16 || st == quant.BF16) && kernels.MaxAbs16(st, src) < nearOverflow
+			ok, err := b.encodeRows(j, t, first+r, f, b.dst[r*dstRow:][:k*dstRow], small, bad)
 			if err != nil {
 				return false, err
 			}
@@ -69,14 +71,17 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 
 // encodeRows quantizes the rows in f, the first of them row first of the job,
 // each with its matrix's importance. Without importance rows are nothing to the
-// encoders but runs of blocks, so that they take all at once. It reports whether
-// all rows are finite.
-func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, bad *Nonfinite) (allFinite bool, err error) {
+// encoders but runs of blocks, so that they take all at once. small tells that no
+// element comes near overflow. It reports whether all rows are finite.
+func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []byte, small bool, bad *Nonfinite) (allFinite bool, err error) {
 	rowLen := j.Src.Len()
 	size := t.Type.RowSize(rowLen)
 	allFinite = true
 	if t.Importance == nil {
 		kernels.EncodeRow(t.Type, out, f, nil)
+		if small {
+			return true, nil
+		}
 	}
 	for r := first; len(f) > 0; r++ {
 		row, dst := f[:rowLen], out[:size]
@@ -91,7 +96,9 @@ func (b *buffers) encodeRows(j *Job, t *Target, first int, f []float32, out []by
 			}
 			kernels.EncodeRow(t.Type, dst, row, imp)
 		}
-		allFinite = b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen)) && allFinite
+		if !small {
+			allFinite = b.blockOverflow(bad, t.Type, dst, row, int64(r)*int64(rowLen)) && allFinite
+		}
 		f, out = f[rowLen:], out[size:]
 	}
 	return allFinite, nil
@@ -227,6 +234,9 @@ func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
 	}
 }
 
+// nearOverflow is where a block's scale, a half, might overflow.
+const nearOverflow = 32768
+
 // blockOverflow counts the elements of a row that become infinite or NaN once
 // quantized to type t: where a block's scale, a half, overflows. Only values
 // near a half's range can do that, so that a row's largest tells whether to
@@ -234,7 +244,7 @@ func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
 // source: its blocks are spoilt as a whole. It reports whether the row is finite.
 func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) (rowFinite bool) {
 	m := kernels.MaxAbs(row)
-	if m < 32768 || !finite(m) || !t.CanDecode() {
+	if m < nearOverflow || !finite(m) || !t.CanDecode() {
 		return finite(m)
 	}
 	b.check = grow(b.check, len(row))

@@ -12,6 +12,7 @@ func main() {
 	legacy()
 	ternary()
 	fp4()
+	measures()
 	for _, t := range []target{{8, "AVX2"}, {16, "AVX512"}} {
 		t.kquants()
 	}
