@@ -591,6 +591,139 @@ func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, v
 //go:noescape
 func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
+// rowsIQ4NLVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ4NLVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ4_1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ4_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ5_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ5_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ5_1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ5_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsMXFP4VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsMXFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsNVFP4VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsNVFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ2KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 16 activations.
+//
+//go:noescape
+func rowsQ2KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ3KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ3KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsTQ2VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsTQ2VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ2_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ2_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsQ1_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsQ1_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsTQ1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsTQ1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ2XXSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ2XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ2XSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ2XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ2SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ2SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ3XXSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ3XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ3SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ3SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ1SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 32 activations.
+//
+//go:noescape
+func rowsIQ1SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
+// rowsIQ1MVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
+// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
+// quantizeRowGo writes them, sums the sums of each 16 activations.
+//
+//go:noescape
+func rowsIQ1MVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+
 // negSumsVNNI writes n times 16 negated sums of 4 values, shifted left: those of 64 values, or for each = 2
 // those of 64 and of the 64 after them together.
 //

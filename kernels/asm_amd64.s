@@ -9910,18 +9910,18 @@ GLOBL ninths<>(SB), RODATA|NOPTR, $16
 // func rowsQ4_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ4_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
 	VPADDD       Z20, Z21, Z21
 	VPBROADCASTQ low4<>+0(SB), Z31
 	VMOVDQU      ninths<>+0(SB), X12
-	TESTQ        R10, R10
+	TESTQ        R9, R9
 	JZ           done
 
 row:
@@ -9930,12 +9930,46 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (BX), Z1
+	VPERMI2W      64(BX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(BX), X8
+	VINSERTI32X4  $0x01, 20(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       74(BX), X8
+	VINSERTI32X4  $0x01, 92(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, BX
 	PREFETCHT0    2048(SI)
 	PREFETCHT0    2112(SI)
 	PREFETCHT0    2176(SI)
@@ -9943,7 +9977,7 @@ block:
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      64(SI), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (DX), Y0, Y0
+	VMULPS        (CX), Y0, Y0
 	VMOVDQU       2(SI), X8
 	VINSERTI32X4  $0x01, 20(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 38(SI), Z8, Z8
@@ -9951,12 +9985,12 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     (CX), Z7
+	VMOVDQU32     (DX), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       74(SI), X8
 	VINSERTI32X4  $0x01, 92(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 110(SI), Z8, Z8
@@ -9964,53 +9998,17 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     64(CX), Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VPDPBUSD      192(AX), Z8, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	ADDQ          $0x00000090, SI
-	PREFETCHT0    2048(DI)
-	PREFETCHT0    2112(DI)
-	PREFETCHT0    2176(DI)
-	VMOVDQA64     Z12, Z0
-	VMOVDQU64     (DI), Z1
-	VPERMI2W      64(DI), Z1, Z0
-	VCVTPH2PS     X0, Y0
-	VMULPS        (DX), Y0, Y0
-	VMOVDQU       2(DI), X8
-	VINSERTI32X4  $0x01, 20(DI), Z8, Z8
-	VINSERTI32X4  $0x02, 38(DI), Z8, Z8
-	VINSERTI32X4  $0x03, 56(DI), Z8, Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     (CX), Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VPDPBUSD      64(AX), Z8, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       74(DI), X8
-	VINSERTI32X4  $0x01, 92(DI), Z8, Z8
-	VINSERTI32X4  $0x02, 110(DI), Z8, Z8
-	VINSERTI32X4  $0x03, 128(DI), Z8, Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     64(CX), Z7
+	VMOVDQU32     64(DX), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000090, DI
+	ADDQ          $0x00000090, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000080, CX
-	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000020, BX
-	DECQ          R11
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
@@ -10021,8 +10019,8 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
 	VADDPS        Z19, Z18, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
@@ -10032,9 +10030,9 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R9)
-	ADDQ          $0x00000004, R9
-	DECQ          R10
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
 	JNZ           row
 
 done:
@@ -10044,11 +10042,11 @@ done:
 // func rowsQ8_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -10060,7 +10058,7 @@ TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ sign8<>+0(SB), Z31
-	TESTQ        R10, R10
+	TESTQ        R9, R9
 	JZ           done
 
 row:
@@ -10069,12 +10067,60 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	PREFETCHT0    2240(BX)
+	PREFETCHT0    2304(BX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (BX), X0, X0
+	VPINSRW       $0x01, 34(BX), X0, X0
+	VPINSRW       $0x02, 68(BX), X0, X0
+	VPINSRW       $0x03, 102(BX), X0, X0
+	VPINSRW       $0x04, 136(BX), X0, X0
+	VPINSRW       $0x05, 170(BX), X0, X0
+	VPINSRW       $0x06, 204(BX), X0, X0
+	VPINSRW       $0x07, 238(BX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(BX), Y6
+	VINSERTI64X4  $0x01, 36(BX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       70(BX), Y6
+	VINSERTI64X4  $0x01, 104(BX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       138(BX), Y6
+	VINSERTI64X4  $0x01, 172(BX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     128(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       206(BX), Y6
+	VINSERTI64X4  $0x01, 240(BX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     192(DX), Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000110, BX
 	PREFETCHT0    2048(SI)
 	PREFETCHT0    2112(SI)
 	PREFETCHT0    2176(SI)
@@ -10090,94 +10136,44 @@ block:
 	VPINSRW       $0x06, 204(SI), X0, X0
 	VPINSRW       $0x07, 238(SI), X0, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (DX), Y0, Y0
+	VMULPS        (CX), Y0, Y0
 	VMOVDQU       2(SI), Y6
 	VINSERTI64X4  $0x01, 36(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     (CX), Z7
+	VMOVDQU32     (DX), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       70(SI), Y6
 	VINSERTI64X4  $0x01, 104(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     64(CX), Z7
+	VMOVDQU32     64(DX), Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       138(SI), Y6
 	VINSERTI64X4  $0x01, 172(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     128(CX), Z7
+	VMOVDQU32     128(DX), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       206(SI), Y6
 	VINSERTI64X4  $0x01, 240(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     192(CX), Z7
+	VMOVDQU32     192(DX), Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000110, SI
-	PREFETCHT0    2048(DI)
-	PREFETCHT0    2112(DI)
-	PREFETCHT0    2176(DI)
-	PREFETCHT0    2240(DI)
-	PREFETCHT0    2304(DI)
-	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (DI), X0, X0
-	VPINSRW       $0x01, 34(DI), X0, X0
-	VPINSRW       $0x02, 68(DI), X0, X0
-	VPINSRW       $0x03, 102(DI), X0, X0
-	VPINSRW       $0x04, 136(DI), X0, X0
-	VPINSRW       $0x05, 170(DI), X0, X0
-	VPINSRW       $0x06, 204(DI), X0, X0
-	VPINSRW       $0x07, 238(DI), X0, X0
-	VCVTPH2PS     X0, Y0
-	VMULPS        (DX), Y0, Y0
-	VMOVDQU       2(DI), Y6
-	VINSERTI64X4  $0x01, 36(DI), Z6, Z6
-	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     (CX), Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       70(DI), Y6
-	VINSERTI64X4  $0x01, 104(DI), Z6, Z6
-	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     64(CX), Z7
-	VPDPBUSD      64(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	VMOVDQU       138(DI), Y6
-	VINSERTI64X4  $0x01, 172(DI), Z6, Z6
-	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     128(CX), Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU       206(DI), Y6
-	VINSERTI64X4  $0x01, 240(DI), Z6, Z6
-	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     192(CX), Z7
-	VPDPBUSD      192(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000110, DI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000100, CX
-	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000020, BX
-	DECQ          R11
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000100, DX
+	DECQ          R10
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
@@ -10188,8 +10184,8 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
 	VADDPS        Z19, Z18, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
@@ -10199,9 +10195,9 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R9)
-	ADDQ          $0x00000004, R9
-	DECQ          R10
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
 	JNZ           row
 
 done:
@@ -10228,12 +10224,12 @@ GLOBL everyOtherGroup<>(SB), RODATA|NOPTR, $64
 
 // func rowsQ4KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $8-80
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
 	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z21
@@ -10245,7 +10241,7 @@ TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $8-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
-	TESTQ        R10, R10
+	TESTQ        R9, R9
 	JZ           done
 
 row:
@@ -10254,12 +10250,84 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVD         (BX), X2
+	VCVTPH2PS     X2, X2
+	VPSHUFD       $0x01, X2, X3
+	VBROADCASTSS  X2, Y2
+	VBROADCASTSS  X3, Y3
+	VPBROADCASTD  signBit<>+0(SB), Y4
+	VXORPS        Y4, Y3, Y3
+	MOVL          4(BX), R11
+	MOVL          8(BX), R12
+	MOVL          12(BX), R13
+	MOVL          R13, R14
+	ANDL          $0x0f0f0f0f, R14
+	MOVL          R11, R15
+	SHRL          $0x06, R15
+	ANDL          $0x03030303, R15
+	SHLL          $0x04, R15
+	ORL           R15, R14
+	SHRL          $0x04, R13
+	ANDL          $0x0f0f0f0f, R13
+	MOVL          R12, R15
+	SHRL          $0x06, R15
+	ANDL          $0x03030303, R15
+	SHLL          $0x04, R15
+	ORL           R15, R13
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X0
+	VPINSRD       $0x01, R14, X0, X0
+	VPMOVZXBD     X0, Y0
+	ANDL          $0x3f3f3f3f, R12
+	VMOVD         R12, X1
+	VPINSRD       $0x01, R13, X1, X1
+	VPMOVZXBD     X1, Y1
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y3, Y1, Y1
+	VMULPS        (DX), Y1, Y1
+	VADDPS        Z1, Z16, Z16
+	VMOVDQU64     16(BX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU64     80(BX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, BX
 	PREFETCHT0    2048(SI)
 	PREFETCHT0    2112(SI)
 	PREFETCHT0    2176(SI)
@@ -10270,38 +10338,38 @@ block:
 	VBROADCASTSS  X3, Y3
 	VPBROADCASTD  signBit<>+0(SB), Y4
 	VXORPS        Y4, Y3, Y3
-	MOVL          4(SI), R12
-	MOVL          8(SI), R13
-	MOVL          12(SI), R14
-	MOVL          R14, R15
-	ANDL          $0x0f0f0f0f, R15
-	MOVL          R12, BP
-	SHRL          $0x06, BP
-	ANDL          $0x03030303, BP
-	SHLL          $0x04, BP
-	ORL           BP, R15
-	SHRL          $0x04, R14
+	MOVL          4(SI), R11
+	MOVL          8(SI), R12
+	MOVL          12(SI), R13
+	MOVL          R13, R14
 	ANDL          $0x0f0f0f0f, R14
-	MOVL          R13, BP
-	SHRL          $0x06, BP
-	ANDL          $0x03030303, BP
-	SHLL          $0x04, BP
-	ORL           BP, R14
-	ANDL          $0x3f3f3f3f, R12
-	VMOVD         R12, X0
-	VPINSRD       $0x01, R15, X0, X0
+	MOVL          R11, R15
+	SHRL          $0x06, R15
+	ANDL          $0x03030303, R15
+	SHLL          $0x04, R15
+	ORL           R15, R14
+	SHRL          $0x04, R13
+	ANDL          $0x0f0f0f0f, R13
+	MOVL          R12, R15
+	SHRL          $0x06, R15
+	ANDL          $0x03030303, R15
+	SHLL          $0x04, R15
+	ORL           R15, R13
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X0
+	VPINSRD       $0x01, R14, X0, X0
 	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R13
-	VMOVD         R13, X1
-	VPINSRD       $0x01, R14, X1, X1
+	ANDL          $0x3f3f3f3f, R12
+	VMOVD         R12, X1
+	VPINSRD       $0x01, R13, X1, X1
 	VPMOVZXBD     X1, Y1
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (DX), Y0, Y0
+	VMULPS        (CX), Y0, Y0
 	VCVTDQ2PS     Y1, Y1
 	VMULPS        Y3, Y1, Y1
-	VMULPS        (BX), Y1, Y1
-	VADDPS        Z1, Z16, Z16
+	VMULPS        (DX), Y1, Y1
+	VADDPS        Z1, Z18, Z18
 	VMOVDQU64     16(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -10310,13 +10378,13 @@ block:
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU64     80(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -10325,92 +10393,18 @@ block:
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000090, SI
-	PREFETCHT0    2048(DI)
-	PREFETCHT0    2112(DI)
-	PREFETCHT0    2176(DI)
-	VMOVD         (DI), X2
-	VCVTPH2PS     X2, X2
-	VPSHUFD       $0x01, X2, X3
-	VBROADCASTSS  X2, Y2
-	VBROADCASTSS  X3, Y3
-	VPBROADCASTD  signBit<>+0(SB), Y4
-	VXORPS        Y4, Y3, Y3
-	MOVL          4(DI), R12
-	MOVL          8(DI), R13
-	MOVL          12(DI), R14
-	MOVL          R14, R15
-	ANDL          $0x0f0f0f0f, R15
-	MOVL          R12, BP
-	SHRL          $0x06, BP
-	ANDL          $0x03030303, BP
-	SHLL          $0x04, BP
-	ORL           BP, R15
-	SHRL          $0x04, R14
-	ANDL          $0x0f0f0f0f, R14
-	MOVL          R13, BP
-	SHRL          $0x06, BP
-	ANDL          $0x03030303, BP
-	SHLL          $0x04, BP
-	ORL           BP, R14
-	ANDL          $0x3f3f3f3f, R12
-	VMOVD         R12, X0
-	VPINSRD       $0x01, R15, X0, X0
-	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R13
-	VMOVD         R13, X1
-	VPINSRD       $0x01, R14, X1, X1
-	VPMOVZXBD     X1, Y1
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DX), Y0, Y0
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y3, Y1, Y1
-	VMULPS        (BX), Y1, Y1
-	VADDPS        Z1, Z18, Z18
-	VMOVDQU64     16(DI), Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQA64     Z8, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      64(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	VMOVDQU64     80(DI), Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQA64     Z8, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      192(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000090, DI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000100, CX
+	ADDQ          $0x00000020, CX
 	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000020, BX
-	DECQ          R11
+	DECQ          R10
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
@@ -10421,8 +10415,8 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
 	VADDPS        Z19, Z18, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
 	VADDPS        Y1, Y0, Y0
@@ -10432,9 +10426,9 @@ block:
 	VADDPS        X1, X0, X0
 	VPSHUFD       $0x01, X0, X1
 	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R9)
-	ADDQ          $0x00000004, R9
-	DECQ          R10
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
 	JNZ           row
 
 done:
@@ -10443,12 +10437,12 @@ done:
 
 // func rowsQ5KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
-TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $8-80
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
 	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z21
@@ -10465,7 +10459,7 @@ TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $8-80
 	VMOVDQU64    fifth1<>+0(SB), Z25
 	VMOVDQU64    fifth2<>+0(SB), Z26
 	VMOVDQU64    fifth3<>+0(SB), Z27
-	TESTQ        R10, R10
+	TESTQ        R9, R9
 	JZ           done
 
 row:
@@ -10474,12 +10468,93 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0      2048(BX)
+	PREFETCHT0      2112(BX)
+	PREFETCHT0      2176(BX)
+	VMOVD           (BX), X2
+	VCVTPH2PS       X2, X2
+	VPSHUFD         $0x01, X2, X3
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X3, Y3
+	VPBROADCASTD    signBit<>+0(SB), Y4
+	VXORPS          Y4, Y3, Y3
+	MOVL            4(BX), R11
+	MOVL            8(BX), R12
+	MOVL            12(BX), R13
+	MOVL            R13, R14
+	ANDL            $0x0f0f0f0f, R14
+	MOVL            R11, R15
+	SHRL            $0x06, R15
+	ANDL            $0x03030303, R15
+	SHLL            $0x04, R15
+	ORL             R15, R14
+	SHRL            $0x04, R13
+	ANDL            $0x0f0f0f0f, R13
+	MOVL            R12, R15
+	SHRL            $0x06, R15
+	ANDL            $0x03030303, R15
+	SHLL            $0x04, R15
+	ORL             R15, R13
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X0
+	VPINSRD         $0x01, R14, X0, X0
+	VPMOVZXBD       X0, Y0
+	ANDL            $0x3f3f3f3f, R12
+	VMOVD           R12, X1
+	VPINSRD         $0x01, R13, X1, X1
+	VPMOVZXBD       X1, Y1
+	VCVTDQ2PS       Y0, Y0
+	VMULPS          Y2, Y0, Y0
+	VMULPS          (CX), Y0, Y0
+	VCVTDQ2PS       Y1, Y1
+	VMULPS          Y3, Y1, Y1
+	VMULPS          (DX), Y1, Y1
+	VADDPS          Z1, Z16, Z16
+	VBROADCASTI64X4 16(BX), Z10
+	VMOVDQU64       48(BX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSLLVW         Z24, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSLLVW         Z25, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU64       112(BX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSRLVW         Z26, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSRLVW         Z27, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x000000b0, BX
 	PREFETCHT0      2048(SI)
 	PREFETCHT0      2112(SI)
 	PREFETCHT0      2176(SI)
@@ -10490,38 +10565,38 @@ block:
 	VBROADCASTSS    X3, Y3
 	VPBROADCASTD    signBit<>+0(SB), Y4
 	VXORPS          Y4, Y3, Y3
-	MOVL            4(SI), R12
-	MOVL            8(SI), R13
-	MOVL            12(SI), R14
-	MOVL            R14, R15
-	ANDL            $0x0f0f0f0f, R15
-	MOVL            R12, BP
-	SHRL            $0x06, BP
-	ANDL            $0x03030303, BP
-	SHLL            $0x04, BP
-	ORL             BP, R15
-	SHRL            $0x04, R14
+	MOVL            4(SI), R11
+	MOVL            8(SI), R12
+	MOVL            12(SI), R13
+	MOVL            R13, R14
 	ANDL            $0x0f0f0f0f, R14
-	MOVL            R13, BP
-	SHRL            $0x06, BP
-	ANDL            $0x03030303, BP
-	SHLL            $0x04, BP
-	ORL             BP, R14
-	ANDL            $0x3f3f3f3f, R12
-	VMOVD           R12, X0
-	VPINSRD         $0x01, R15, X0, X0
+	MOVL            R11, R15
+	SHRL            $0x06, R15
+	ANDL            $0x03030303, R15
+	SHLL            $0x04, R15
+	ORL             R15, R14
+	SHRL            $0x04, R13
+	ANDL            $0x0f0f0f0f, R13
+	MOVL            R12, R15
+	SHRL            $0x06, R15
+	ANDL            $0x03030303, R15
+	SHLL            $0x04, R15
+	ORL             R15, R13
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X0
+	VPINSRD         $0x01, R14, X0, X0
 	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R13
-	VMOVD           R13, X1
-	VPINSRD         $0x01, R14, X1, X1
+	ANDL            $0x3f3f3f3f, R12
+	VMOVD           R12, X1
+	VPINSRD         $0x01, R13, X1, X1
 	VPMOVZXBD       X1, Y1
 	VCVTDQ2PS       Y0, Y0
 	VMULPS          Y2, Y0, Y0
-	VMULPS          (DX), Y0, Y0
+	VMULPS          (CX), Y0, Y0
 	VCVTDQ2PS       Y1, Y1
 	VMULPS          Y3, Y1, Y1
-	VMULPS          (BX), Y1, Y1
-	VADDPS          Z1, Z16, Z16
+	VMULPS          (DX), Y1, Y1
+	VADDPS          Z1, Z18, Z18
 	VBROADCASTI64X4 16(SI), Z10
 	VMOVDQU64       48(SI), Z8
 	VPANDD          Z31, Z8, Z6
@@ -10535,13 +10610,13 @@ block:
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z19
 	VMOVDQU64       112(SI), Z8
 	VPANDD          Z31, Z8, Z6
 	VPSRLW          $0x04, Z8, Z8
@@ -10554,101 +10629,18 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x000000b0, SI
-	PREFETCHT0      2048(DI)
-	PREFETCHT0      2112(DI)
-	PREFETCHT0      2176(DI)
-	VMOVD           (DI), X2
-	VCVTPH2PS       X2, X2
-	VPSHUFD         $0x01, X2, X3
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X3, Y3
-	VPBROADCASTD    signBit<>+0(SB), Y4
-	VXORPS          Y4, Y3, Y3
-	MOVL            4(DI), R12
-	MOVL            8(DI), R13
-	MOVL            12(DI), R14
-	MOVL            R14, R15
-	ANDL            $0x0f0f0f0f, R15
-	MOVL            R12, BP
-	SHRL            $0x06, BP
-	ANDL            $0x03030303, BP
-	SHLL            $0x04, BP
-	ORL             BP, R15
-	SHRL            $0x04, R14
-	ANDL            $0x0f0f0f0f, R14
-	MOVL            R13, BP
-	SHRL            $0x06, BP
-	ANDL            $0x03030303, BP
-	SHLL            $0x04, BP
-	ORL             BP, R14
-	ANDL            $0x3f3f3f3f, R12
-	VMOVD           R12, X0
-	VPINSRD         $0x01, R15, X0, X0
-	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R13
-	VMOVD           R13, X1
-	VPINSRD         $0x01, R14, X1, X1
-	VPMOVZXBD       X1, Y1
-	VCVTDQ2PS       Y0, Y0
-	VMULPS          Y2, Y0, Y0
-	VMULPS          (DX), Y0, Y0
-	VCVTDQ2PS       Y1, Y1
-	VMULPS          Y3, Y1, Y1
-	VMULPS          (BX), Y1, Y1
-	VADDPS          Z1, Z18, Z18
-	VBROADCASTI64X4 16(DI), Z10
-	VMOVDQU64       48(DI), Z8
-	VPANDD          Z31, Z8, Z6
-	VPSRLW          $0x04, Z8, Z8
-	VPANDD          Z31, Z8, Z8
-	VPSLLVW         Z24, Z10, Z11
-	VPTERNLOGD      $0xf8, Z30, Z11, Z6
-	VPSLLVW         Z25, Z10, Z11
-	VPTERNLOGD      $0xf8, Z30, Z11, Z8
-	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        (AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
-	VMOVDQA64       Z8, Z6
-	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        64(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z19
-	VMOVDQU64       112(DI), Z8
-	VPANDD          Z31, Z8, Z6
-	VPSRLW          $0x04, Z8, Z8
-	VPANDD          Z31, Z8, Z8
-	VPSRLVW         Z26, Z10, Z11
-	VPTERNLOGD      $0xf8, Z30, Z11, Z6
-	VPSRLVW         Z27, Z10, Z11
-	VPTERNLOGD      $0xf8, Z30, Z11, Z8
-	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        128(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
-	VMOVDQA64       Z8, Z6
-	VPXORD          Z7, Z7, Z7
-	VPDPBUSD        192(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z19
-	ADDQ            $0x000000b0, DI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000020, CX
 	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000020, BX
-	DECQ            R11
+	DECQ            R10
 	JNZ             block
 	VADDPS          Z17, Z16, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
@@ -10659,8 +10651,8 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
 	VADDPS          Z19, Z18, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
 	VADDPS          Y1, Y0, Y0
@@ -10670,9 +10662,9 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R9)
-	ADDQ            $0x00000004, R9
-	DECQ            R10
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
 	JNZ             row
 
 done:
@@ -10682,11 +10674,11 @@ done:
 // func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -10702,7 +10694,7 @@ TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    sixth0<>+0(SB), Z25
 	VMOVDQU64    sixth1<>+0(SB), Z26
 	VMOVDQU32    doubled<>+0(SB), Z27
-	TESTQ        R10, R10
+	TESTQ        R9, R9
 	JZ           done
 
 row:
@@ -10711,25 +10703,78 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0      2048(BX)
+	PREFETCHT0      2112(BX)
+	PREFETCHT0      2176(BX)
+	PREFETCHT0      2240(BX)
+	MOVWLZX         208(BX), R11
+	VMOVD           R11, X2
+	VCVTPH2PS       X2, X2
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X2, Z2
+	VPMOVSXBD       192(BX), Z0
+	VCVTDQ2PS       Z0, Z0
+	VMULPS          Z2, Z0, Z0
+	VMOVUPS         (CX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VMOVDQU64       (BX), Z11
+	VBROADCASTI64X4 128(BX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (DX), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(DX), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU64       64(BX), Z11
+	VBROADCASTI64X4 160(BX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(DX), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(DX), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x000000d2, BX
 	PREFETCHT0      2048(SI)
 	PREFETCHT0      2112(SI)
 	PREFETCHT0      2176(SI)
 	PREFETCHT0      2240(SI)
-	MOVWLZX         208(SI), R12
-	VMOVD           R12, X2
+	MOVWLZX         208(SI), R11
+	VMOVD           R11, X2
 	VCVTPH2PS       X2, X2
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X2, Z2
 	VPMOVSXBD       192(SI), Z0
 	VCVTDQ2PS       Z0, Z0
 	VMULPS          Z2, Z0, Z0
-	VMOVUPS         (DX), Y1
+	VMOVUPS         (CX), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
 	VMOVDQU64       (SI), Z11
@@ -10737,99 +10782,44 @@ block:
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (CX), Z7
+	VMOVDQU32       (DX), Z7
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLW          $0x04, Z11, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(CX), Z7
+	VMOVDQU32       64(DX), Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z19
 	VMOVDQU64       64(SI), Z11
 	VBROADCASTI64X4 160(SI), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(CX), Z7
+	VMOVDQU32       128(DX), Z7
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLW          $0x04, Z11, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(CX), Z7
+	VMOVDQU32       192(DX), Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x000000d2, SI
-	PREFETCHT0      2048(DI)
-	PREFETCHT0      2112(DI)
-	PREFETCHT0      2176(DI)
-	PREFETCHT0      2240(DI)
-	MOVWLZX         208(DI), R12
-	VMOVD           R12, X2
-	VCVTPH2PS       X2, X2
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X2, Z2
-	VPMOVSXBD       192(DI), Z0
-	VCVTDQ2PS       Z0, Z0
-	VMULPS          Z2, Z0, Z0
-	VMOVUPS         (DX), Y1
-	VPERMPS         Z1, Z27, Z1
-	VMULPS          Z1, Z0, Z0
-	VMOVDQU64       (DI), Z11
-	VBROADCASTI64X4 128(DI), Z10
-	VPANDD          Z31, Z11, Z6
-	VPSLLVW         Z25, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (CX), Z7
-	VPDPBUSD        (AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
-	VPSRLW          $0x04, Z11, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSRLVW         Z26, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(CX), Z7
-	VPDPBUSD        64(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z19
-	VMOVDQU64       64(DI), Z11
-	VBROADCASTI64X4 160(DI), Z10
-	VPANDD          Z31, Z11, Z6
-	VPSLLVW         Z25, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(CX), Z7
-	VPDPBUSD        128(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
-	VPSRLW          $0x04, Z11, Z6
-	VPANDD          Z31, Z6, Z6
-	VPSRLVW         Z26, Z10, Z8
-	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(CX), Z7
-	VPDPBUSD        192(AX), Z6, Z7
-	VCVTDQ2PS       Z7, Z7
-	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z19
-	ADDQ            $0x000000d2, DI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000100, CX
-	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000020, BX
-	DECQ            R11
+	ADDQ            $0x00000020, CX
+	ADDQ            $0x00000100, DX
+	DECQ            R10
 	JNZ             block
 	VADDPS          Z17, Z16, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
@@ -10840,8 +10830,8 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
 	VADDPS          Z19, Z18, Z0
 	VEXTRACTF64X4   $0x01, Z0, Y1
 	VADDPS          Y1, Y0, Y0
@@ -10851,9 +10841,9 @@ block:
 	VADDPS          X1, X0, X0
 	VPSHUFD         $0x01, X0, X1
 	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R9)
-	ADDQ            $0x00000004, R9
-	DECQ            R10
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
 	JNZ             row
 
 done:
@@ -10863,11 +10853,11 @@ done:
 // func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-80
-	MOVQ            src+24(FP), SI
-	MOVQ            src2+32(FP), DI
-	MOVQ            out+0(FP), R8
-	MOVQ            out2+8(FP), R9
-	MOVQ            rows+16(FP), R10
+	MOVQ            src+24(FP), BX
+	MOVQ            src2+32(FP), SI
+	MOVQ            out+0(FP), DI
+	MOVQ            out2+8(FP), R8
+	MOVQ            rows+16(FP), R9
 	VMOVDQU32       quarters<>+0(SB), Z20
 	MOVL            $0x00000004, AX
 	VPBROADCASTD    AX, Z21
@@ -10879,7 +10869,7 @@ TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD    n3<>+0(SB), Y11
 	VMOVDQU         by4<>+0(SB), Y10
 	VMOVDQU         by2<>+0(SB), Y15
-	TESTQ           R10, R10
+	TESTQ           R9, R9
 	JZ              done
 
 row:
@@ -10888,17 +10878,60 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   neg+48(FP), CX
-	MOVQ   scales+56(FP), DX
-	MOVQ   sums+64(FP), BX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
 
 block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	MOVWLZX       (BX), R11
+	VMOVD         R11, X2
+	VCVTPH2PS     X2, X2
+	VBROADCASTSS  X2, Y2
+	VPBROADCASTD  4(BX), Y0
+	VPSRLVD       Y10, Y0, Y0
+	VPAND         Y12, Y0, Y0
+	VPBROADCASTW  2(BX), Y1
+	VPSRLVD       Y15, Y1, Y1
+	VPAND         Y11, Y1, Y1
+	VPSLLD        $0x04, Y1, Y1
+	VPOR          Y1, Y0, Y0
+	VPSUBD        Y13, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU64     8(BX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU64     72(BX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000088, BX
 	PREFETCHT0    2048(SI)
 	PREFETCHT0    2112(SI)
 	PREFETCHT0    2176(SI)
-	MOVWLZX       (SI), R12
-	VMOVD         R12, X2
+	MOVWLZX       (SI), R11
+	VMOVD         R11, X2
 	VCVTPH2PS     X2, X2
 	VBROADCASTSS  X2, Y2
 	VPBROADCASTD  4(SI), Y0
@@ -10912,80 +10945,3927 @@ block:
 	VPSUBD        Y13, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (DX), Y0, Y0
+	VMULPS        (CX), Y0, Y0
 	VMOVDQU64     8(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (CX), Z7
+	VMOVDQU32     (DX), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU64     72(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(CX), Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VPDPBUSD      192(AX), Z8, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	ADDQ          $0x00000088, SI
-	PREFETCHT0    2048(DI)
-	PREFETCHT0    2112(DI)
-	PREFETCHT0    2176(DI)
-	MOVWLZX       (DI), R12
-	VMOVD         R12, X2
-	VCVTPH2PS     X2, X2
-	VBROADCASTSS  X2, Y2
-	VPBROADCASTD  4(DI), Y0
-	VPSRLVD       Y10, Y0, Y0
-	VPAND         Y12, Y0, Y0
-	VPBROADCASTW  2(DI), Y1
-	VPSRLVD       Y15, Y1, Y1
-	VPAND         Y11, Y1, Y1
-	VPSLLD        $0x04, Y1, Y1
-	VPOR          Y1, Y0, Y0
-	VPSUBD        Y13, Y0, Y0
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DX), Y0, Y0
-	VMOVDQU64     8(DI), Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VPSHUFB       Z6, Z28, Z6
-	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (CX), Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VPDPBUSD      64(AX), Z8, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VMOVDQU64     72(DI), Z8
-	VPANDD        Z31, Z8, Z6
-	VPSRLW        $0x04, Z8, Z8
-	VPANDD        Z31, Z8, Z8
-	VPSHUFB       Z6, Z28, Z6
-	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(CX), Z7
+	VMOVDQU32     64(DX), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
 	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000088, DI
+	ADDQ          $0x00000088, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000080, CX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA counts02<>+0(SB)/8, $0x0000000000000000
+DATA counts02<>+8(SB)/8, $0x0000000000000000
+DATA counts02<>+16(SB)/8, $0x0000000000000000
+DATA counts02<>+24(SB)/8, $0x0000000000000000
+DATA counts02<>+32(SB)/8, $0x0002000200020002
+DATA counts02<>+40(SB)/8, $0x0002000200020002
+DATA counts02<>+48(SB)/8, $0x0002000200020002
+DATA counts02<>+56(SB)/8, $0x0002000200020002
+GLOBL counts02<>(SB), RODATA|NOPTR, $64
+
+DATA counts46<>+0(SB)/8, $0x0004000400040004
+DATA counts46<>+8(SB)/8, $0x0004000400040004
+DATA counts46<>+16(SB)/8, $0x0004000400040004
+DATA counts46<>+24(SB)/8, $0x0004000400040004
+DATA counts46<>+32(SB)/8, $0x0006000600060006
+DATA counts46<>+40(SB)/8, $0x0006000600060006
+DATA counts46<>+48(SB)/8, $0x0006000600060006
+DATA counts46<>+56(SB)/8, $0x0006000600060006
+GLOBL counts46<>(SB), RODATA|NOPTR, $64
+
+// func rowsIQ4NLVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsIQ4NLVNNI(SB), NOSPLIT, $0-80
+	MOVQ            src+24(FP), BX
+	MOVQ            src2+32(FP), SI
+	MOVQ            out+0(FP), DI
+	MOVQ            out2+8(FP), R8
+	MOVQ            rows+16(FP), R9
+	VMOVDQU32       quarters<>+0(SB), Z20
+	MOVL            $0x00000004, AX
+	VPBROADCASTD    AX, Z21
+	VPADDD          Z20, Z21, Z21
+	VPBROADCASTQ    low4<>+0(SB), Z31
+	VBROADCASTI32X4 levelsIQ4<>+0(SB), Z28
+	VMOVDQU         ninths<>+0(SB), X12
+	TESTQ           R9, R9
+	JZ              done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (BX), Z1
+	VPERMI2W      64(BX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(BX), X8
+	VINSERTI32X4  $0x01, 20(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       74(BX), X8
+	VINSERTI32X4  $0x01, 92(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (SI), Z1
+	VPERMI2W      64(SI), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(SI), X8
+	VINSERTI32X4  $0x01, 20(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 38(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 56(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       74(SI), X8
+	VINSERTI32X4  $0x01, 92(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 110(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 128(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000090, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA tenths<>+0(SB)/2, $0x0000
+DATA tenths<>+2(SB)/2, $0x000a
+DATA tenths<>+4(SB)/2, $0x0014
+DATA tenths<>+6(SB)/2, $0x001e
+DATA tenths<>+8(SB)/2, $0x0020
+DATA tenths<>+10(SB)/2, $0x002a
+DATA tenths<>+12(SB)/2, $0x0034
+DATA tenths<>+14(SB)/2, $0x003e
+DATA tenths<>+16(SB)/2, $0x0001
+DATA tenths<>+18(SB)/2, $0x000b
+DATA tenths<>+20(SB)/2, $0x0015
+DATA tenths<>+22(SB)/2, $0x001f
+DATA tenths<>+24(SB)/2, $0x0021
+DATA tenths<>+26(SB)/2, $0x002b
+DATA tenths<>+28(SB)/2, $0x0035
+DATA tenths<>+30(SB)/2, $0x003f
+DATA tenths<>+32(SB)/2, $0x0000
+DATA tenths<>+34(SB)/2, $0x0000
+DATA tenths<>+36(SB)/2, $0x0000
+DATA tenths<>+38(SB)/2, $0x0000
+DATA tenths<>+40(SB)/2, $0x0000
+DATA tenths<>+42(SB)/2, $0x0000
+DATA tenths<>+44(SB)/2, $0x0000
+DATA tenths<>+46(SB)/2, $0x0000
+DATA tenths<>+48(SB)/2, $0x0000
+DATA tenths<>+50(SB)/2, $0x0000
+DATA tenths<>+52(SB)/2, $0x0000
+DATA tenths<>+54(SB)/2, $0x0000
+DATA tenths<>+56(SB)/2, $0x0000
+DATA tenths<>+58(SB)/2, $0x0000
+DATA tenths<>+60(SB)/2, $0x0000
+DATA tenths<>+62(SB)/2, $0x0000
+GLOBL tenths<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ4_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·rowsQ4_1VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VMOVDQU64    tenths<>+0(SB), Z12
+	MOVL         $0x0000ff00, AX
+	KMOVW        AX, K3
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (BX), Z1
+	VPERMI2W      80(BX), Z1, Z0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (CX), Y1
+	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z16, K3, Z16
+	VMOVDQU       4(BX), X8
+	VINSERTI32X4  $0x01, 24(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 44(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 64(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       84(BX), X8
+	VINSERTI32X4  $0x01, 104(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 124(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 144(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000a0, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (SI), Z1
+	VPERMI2W      80(SI), Z1, Z0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (CX), Y1
+	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z18, K3, Z18
+	VMOVDQU       4(SI), X8
+	VINSERTI32X4  $0x01, 24(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 44(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 64(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       84(SI), X8
+	VINSERTI32X4  $0x01, 104(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 124(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 144(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x000000a0, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
 	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000020, BX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA elevenths<>+0(SB)/2, $0x0000
+DATA elevenths<>+2(SB)/2, $0x000b
+DATA elevenths<>+4(SB)/2, $0x0016
+DATA elevenths<>+6(SB)/2, $0x0035
+DATA elevenths<>+8(SB)/2, $0x0000
+DATA elevenths<>+10(SB)/2, $0x0000
+DATA elevenths<>+12(SB)/2, $0x0000
+DATA elevenths<>+14(SB)/2, $0x0000
+DATA elevenths<>+16(SB)/2, $0x0001
+DATA elevenths<>+18(SB)/2, $0x000c
+DATA elevenths<>+20(SB)/2, $0x0017
+DATA elevenths<>+22(SB)/2, $0x0036
+DATA elevenths<>+24(SB)/2, $0x0002
+DATA elevenths<>+26(SB)/2, $0x000d
+DATA elevenths<>+28(SB)/2, $0x0018
+DATA elevenths<>+30(SB)/2, $0x0037
+DATA elevenths<>+32(SB)/2, $0x0000
+DATA elevenths<>+34(SB)/2, $0x0000
+DATA elevenths<>+36(SB)/2, $0x0000
+DATA elevenths<>+38(SB)/2, $0x0000
+DATA elevenths<>+40(SB)/2, $0x0000
+DATA elevenths<>+42(SB)/2, $0x0000
+DATA elevenths<>+44(SB)/2, $0x0000
+DATA elevenths<>+46(SB)/2, $0x0000
+DATA elevenths<>+48(SB)/2, $0x0000
+DATA elevenths<>+50(SB)/2, $0x0000
+DATA elevenths<>+52(SB)/2, $0x0000
+DATA elevenths<>+54(SB)/2, $0x0000
+DATA elevenths<>+56(SB)/2, $0x0000
+DATA elevenths<>+58(SB)/2, $0x0000
+DATA elevenths<>+60(SB)/2, $0x0000
+DATA elevenths<>+62(SB)/2, $0x0000
+GLOBL elevenths<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ5_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ5_0VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VPBROADCASTQ bit4<>+0(SB), Z30
+	VMOVDQU64    elevenths<>+0(SB), Z12
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (BX), Z1
+	VPERMI2W      24(BX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     88(BX), Z1
+	VPERMI2W      112(BX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       6(BX), X8
+	VINSERTI32X4  $0x01, 28(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 50(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 72(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       94(BX), X8
+	VINSERTI32X4  $0x01, 116(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 138(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 160(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000b0, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (SI), Z1
+	VPERMI2W      24(SI), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     88(SI), Z1
+	VPERMI2W      112(SI), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (CX), Y0, Y0
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       6(SI), X8
+	VINSERTI32X4  $0x01, 28(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 50(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 72(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       94(SI), X8
+	VINSERTI32X4  $0x01, 116(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 138(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 160(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x000000b0, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA twelfths<>+0(SB)/2, $0x0000
+DATA twelfths<>+2(SB)/2, $0x000c
+DATA twelfths<>+4(SB)/2, $0x0018
+DATA twelfths<>+6(SB)/2, $0x0034
+DATA twelfths<>+8(SB)/2, $0x0001
+DATA twelfths<>+10(SB)/2, $0x000d
+DATA twelfths<>+12(SB)/2, $0x0019
+DATA twelfths<>+14(SB)/2, $0x0035
+DATA twelfths<>+16(SB)/2, $0x0002
+DATA twelfths<>+18(SB)/2, $0x000e
+DATA twelfths<>+20(SB)/2, $0x001a
+DATA twelfths<>+22(SB)/2, $0x0036
+DATA twelfths<>+24(SB)/2, $0x0003
+DATA twelfths<>+26(SB)/2, $0x000f
+DATA twelfths<>+28(SB)/2, $0x001b
+DATA twelfths<>+30(SB)/2, $0x0037
+DATA twelfths<>+32(SB)/2, $0x0000
+DATA twelfths<>+34(SB)/2, $0x0000
+DATA twelfths<>+36(SB)/2, $0x0000
+DATA twelfths<>+38(SB)/2, $0x0000
+DATA twelfths<>+40(SB)/2, $0x0000
+DATA twelfths<>+42(SB)/2, $0x0000
+DATA twelfths<>+44(SB)/2, $0x0000
+DATA twelfths<>+46(SB)/2, $0x0000
+DATA twelfths<>+48(SB)/2, $0x0000
+DATA twelfths<>+50(SB)/2, $0x0000
+DATA twelfths<>+52(SB)/2, $0x0000
+DATA twelfths<>+54(SB)/2, $0x0000
+DATA twelfths<>+56(SB)/2, $0x0000
+DATA twelfths<>+58(SB)/2, $0x0000
+DATA twelfths<>+60(SB)/2, $0x0000
+DATA twelfths<>+62(SB)/2, $0x0000
+GLOBL twelfths<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ5_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
+TEXT ·rowsQ5_1VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	VPBROADCASTQ low4<>+0(SB), Z31
+	VPBROADCASTQ bit4<>+0(SB), Z30
+	VMOVDQU64    twelfths<>+0(SB), Z12
+	MOVL         $0x0000ff00, AX
+	KMOVW        AX, K3
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (BX), Z1
+	VPERMI2W      32(BX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     96(BX), Z1
+	VPERMI2W      128(BX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VPUNPCKHQDQ   X11, X10, X1
+	VINSERTI128   $0x01, X1, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (CX), Y1
+	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z16, K3, Z16
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       8(BX), X8
+	VINSERTI32X4  $0x01, 32(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 56(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 80(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       104(BX), X8
+	VINSERTI32X4  $0x01, 128(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 152(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 176(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000c0, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (SI), Z1
+	VPERMI2W      32(SI), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     96(SI), Z1
+	VPERMI2W      128(SI), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VPUNPCKHQDQ   X11, X10, X1
+	VINSERTI128   $0x01, X1, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (CX), Y1
+	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z18, K3, Z18
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       8(SI), X8
+	VINSERTI32X4  $0x01, 32(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 56(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 80(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R11
+	VPEXTRQ       $0x01, X1, R12
+	KMOVQ         R11, K1
+	KMOVQ         R12, K2
+	VMOVDQU       104(SI), X8
+	VINSERTI32X4  $0x01, 128(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 152(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 176(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x000000c0, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000020, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsMXFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
+TEXT ·rowsMXFP4VNNI(SB), NOSPLIT, $0-80
+	MOVQ            src+24(FP), BX
+	MOVQ            src2+32(FP), SI
+	MOVQ            out+0(FP), DI
+	MOVQ            out2+8(FP), R8
+	MOVQ            rows+16(FP), R9
+	VMOVDQU32       quarters<>+0(SB), Z20
+	MOVL            $0x00000004, AX
+	VPBROADCASTD    AX, Z21
+	VPADDD          Z20, Z21, Z21
+	VPBROADCASTQ    low4<>+0(SB), Z31
+	VBROADCASTI32X4 levelsFP4<>+0(SB), Z28
+	VBROADCASTSS    minus128<>+0(SB), Y12
+	VBROADCASTSS    one<>+0(SB), Y13
+	TESTQ           R9, R9
+	JZ              done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VPXOR         X0, X0, X0
+	VPINSRB       $0x00, (BX), X0, X0
+	VPINSRB       $0x01, 17(BX), X0, X0
+	VPINSRB       $0x02, 34(BX), X0, X0
+	VPINSRB       $0x03, 51(BX), X0, X0
+	VPINSRB       $0x04, 68(BX), X0, X0
+	VPINSRB       $0x05, 85(BX), X0, X0
+	VPINSRB       $0x06, 102(BX), X0, X0
+	VPINSRB       $0x07, 119(BX), X0, X0
+	VPMOVZXBD     X0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VADDPS        Y12, Y0, Y0
+	VSCALEFPS     Y0, Y13, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       1(BX), X8
+	VINSERTI32X4  $0x01, 18(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 35(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 52(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       69(BX), X8
+	VINSERTI32X4  $0x01, 86(BX), Z8, Z8
+	VINSERTI32X4  $0x02, 103(BX), Z8, Z8
+	VINSERTI32X4  $0x03, 120(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000088, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VPXOR         X0, X0, X0
+	VPINSRB       $0x00, (SI), X0, X0
+	VPINSRB       $0x01, 17(SI), X0, X0
+	VPINSRB       $0x02, 34(SI), X0, X0
+	VPINSRB       $0x03, 51(SI), X0, X0
+	VPINSRB       $0x04, 68(SI), X0, X0
+	VPINSRB       $0x05, 85(SI), X0, X0
+	VPINSRB       $0x06, 102(SI), X0, X0
+	VPINSRB       $0x07, 119(SI), X0, X0
+	VPMOVZXBD     X0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VADDPS        Y12, Y0, Y0
+	VSCALEFPS     Y0, Y13, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       1(SI), X8
+	VINSERTI32X4  $0x01, 18(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 35(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 52(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       69(SI), X8
+	VINSERTI32X4  $0x01, 86(SI), Z8, Z8
+	VINSERTI32X4  $0x02, 103(SI), Z8, Z8
+	VINSERTI32X4  $0x03, 120(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000088, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA minus128<>+0(SB)/4, $0xc3000000
+GLOBL minus128<>(SB), RODATA|NOPTR, $4
+
+// func rowsNVFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·rowsNVFP4VNNI(SB), NOSPLIT, $0-80
+	MOVQ            src+24(FP), BX
+	MOVQ            src2+32(FP), SI
+	MOVQ            out+0(FP), DI
+	MOVQ            out2+8(FP), R8
+	MOVQ            rows+16(FP), R9
+	VMOVDQU32       doubled<>+0(SB), Z20
+	MOVL            $0x00000008, AX
+	VPBROADCASTD    AX, Z21
+	VPADDD          Z20, Z21, Z21
+	VPBROADCASTQ    low4<>+0(SB), Z31
+	VBROADCASTI32X4 levelsFP4<>+0(SB), Z28
+	VMOVDQU32       doubled<>+0(SB), Z27
+	VPBROADCASTB    byte7f<>+0(SB), X12
+	VBROADCASTSS    two7<>+0(SB), Z13
+	TESTQ           R9, R9
+	JZ              done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	PREFETCHT0    2176(BX)
+	VMOVD         (BX), X0
+	VPINSRD       $0x01, 36(BX), X0, X0
+	VPINSRD       $0x02, 72(BX), X0, X0
+	VPINSRD       $0x03, 108(BX), X0, X0
+	VPCMPEQB      X12, X0, X1
+	VPAND         X12, X0, X0
+	VPANDN        X0, X1, X0
+	VPMOVZXBW     X0, Y0
+	VPSLLW        $0x07, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMULPS        Z13, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       4(BX), Y8
+	VINSERTI64X4  $0x01, 40(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       76(BX), Y8
+	VINSERTI64X4  $0x01, 112(BX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	PREFETCHT0    2176(SI)
+	VMOVD         (SI), X0
+	VPINSRD       $0x01, 36(SI), X0, X0
+	VPINSRD       $0x02, 72(SI), X0, X0
+	VPINSRD       $0x03, 108(SI), X0, X0
+	VPCMPEQB      X12, X0, X1
+	VPAND         X12, X0, X0
+	VPANDN        X0, X1, X0
+	VPMOVZXBW     X0, Y0
+	VPSLLW        $0x07, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMULPS        Z13, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       4(SI), Y8
+	VINSERTI64X4  $0x01, 40(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (DX), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       76(SI), Y8
+	VINSERTI64X4  $0x01, 112(SI), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(DX), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000090, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000080, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA byte7f<>+0(SB)/1, $0x7f
+GLOBL byte7f<>(SB), RODATA|NOPTR, $1
+
+DATA two7<>+0(SB)/4, $0x43000000
+GLOBL two7<>(SB), RODATA|NOPTR, $4
+
+// func rowsQ2KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·rowsQ2KVNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ low2<>+0(SB), Z31
+	VMOVDQU64    counts02<>+0(SB), Z24
+	VMOVDQU64    counts46<>+0(SB), Z25
+	VMOVDQU32    doubled<>+0(SB), Z27
+	VPBROADCASTQ low4<>+0(SB), X12
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0      2048(BX)
+	PREFETCHT0      2112(BX)
+	VPBROADCASTW    80(BX), Y2
+	VCVTPH2PS       Y2, Z3
+	VPBROADCASTW    82(BX), Y2
+	VCVTPH2PS       Y2, Z4
+	VMOVDQU         (BX), X1
+	VPAND           X12, X1, X0
+	VPSRLW          $0x04, X1, X1
+	VPAND           X12, X1, X1
+	VPMOVZXBD       X0, Z0
+	VPMOVZXBD       X1, Z5
+	VCVTDQ2PS       Z0, Z0
+	VCVTDQ2PS       Z5, Z5
+	VMULPS          Z3, Z0, Z0
+	VMULPS          Z4, Z5, Z5
+	VMULPS          (DX), Z5, Z5
+	VSUBPS          Z5, Z16, Z16
+	VMOVUPS         (CX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 16(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 48(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000054, BX
+	PREFETCHT0      2048(SI)
+	PREFETCHT0      2112(SI)
+	VPBROADCASTW    80(SI), Y2
+	VCVTPH2PS       Y2, Z3
+	VPBROADCASTW    82(SI), Y2
+	VCVTPH2PS       Y2, Z4
+	VMOVDQU         (SI), X1
+	VPAND           X12, X1, X0
+	VPSRLW          $0x04, X1, X1
+	VPAND           X12, X1, X1
+	VPMOVZXBD       X0, Z0
+	VPMOVZXBD       X1, Z5
+	VCVTDQ2PS       Z0, Z0
+	VCVTDQ2PS       Z5, Z5
+	VMULPS          Z3, Z0, Z0
+	VMULPS          Z4, Z5, Z5
+	VMULPS          (DX), Z5, Z5
+	VSUBPS          Z5, Z18, Z18
+	VMOVUPS         (CX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 16(SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VBROADCASTI64X4 48(SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x00000054, SI
+	ADDQ            $0x00000100, AX
+	ADDQ            $0x00000020, CX
+	ADDQ            $0x00000040, DX
+	DECQ            R10
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA third0<>+0(SB)/8, $0x0002000200020002
+DATA third0<>+8(SB)/8, $0x0002000200020002
+DATA third0<>+16(SB)/8, $0x0002000200020002
+DATA third0<>+24(SB)/8, $0x0002000200020002
+DATA third0<>+32(SB)/8, $0x0001000100010001
+DATA third0<>+40(SB)/8, $0x0001000100010001
+DATA third0<>+48(SB)/8, $0x0001000100010001
+DATA third0<>+56(SB)/8, $0x0001000100010001
+GLOBL third0<>(SB), RODATA|NOPTR, $64
+
+DATA third1<>+0(SB)/8, $0x0000000000000000
+DATA third1<>+8(SB)/8, $0x0000000000000000
+DATA third1<>+16(SB)/8, $0x0000000000000000
+DATA third1<>+24(SB)/8, $0x0000000000000000
+DATA third1<>+32(SB)/8, $0x0001000100010001
+DATA third1<>+40(SB)/8, $0x0001000100010001
+DATA third1<>+48(SB)/8, $0x0001000100010001
+DATA third1<>+56(SB)/8, $0x0001000100010001
+GLOBL third1<>(SB), RODATA|NOPTR, $64
+
+DATA third2<>+0(SB)/8, $0x0002000200020002
+DATA third2<>+8(SB)/8, $0x0002000200020002
+DATA third2<>+16(SB)/8, $0x0002000200020002
+DATA third2<>+24(SB)/8, $0x0002000200020002
+DATA third2<>+32(SB)/8, $0x0003000300030003
+DATA third2<>+40(SB)/8, $0x0003000300030003
+DATA third2<>+48(SB)/8, $0x0003000300030003
+DATA third2<>+56(SB)/8, $0x0003000300030003
+GLOBL third2<>(SB), RODATA|NOPTR, $64
+
+DATA third3<>+0(SB)/8, $0x0004000400040004
+DATA third3<>+8(SB)/8, $0x0004000400040004
+DATA third3<>+16(SB)/8, $0x0004000400040004
+DATA third3<>+24(SB)/8, $0x0004000400040004
+DATA third3<>+32(SB)/8, $0x0005000500050005
+DATA third3<>+40(SB)/8, $0x0005000500050005
+DATA third3<>+48(SB)/8, $0x0005000500050005
+DATA third3<>+56(SB)/8, $0x0005000500050005
+GLOBL third3<>(SB), RODATA|NOPTR, $64
+
+DATA by0246<>+0(SB)/4, $0x00000000
+DATA by0246<>+4(SB)/4, $0x00000002
+DATA by0246<>+8(SB)/4, $0x00000004
+DATA by0246<>+12(SB)/4, $0x00000006
+DATA by0246<>+16(SB)/4, $0x00000008
+DATA by0246<>+20(SB)/4, $0x0000000a
+DATA by0246<>+24(SB)/4, $0x0000000c
+DATA by0246<>+28(SB)/4, $0x0000000e
+DATA by0246<>+32(SB)/4, $0x00000010
+DATA by0246<>+36(SB)/4, $0x00000012
+DATA by0246<>+40(SB)/4, $0x00000014
+DATA by0246<>+44(SB)/4, $0x00000016
+DATA by0246<>+48(SB)/4, $0x00000018
+DATA by0246<>+52(SB)/4, $0x0000001a
+DATA by0246<>+56(SB)/4, $0x0000001c
+DATA by0246<>+60(SB)/4, $0x0000001e
+GLOBL by0246<>(SB), RODATA|NOPTR, $64
+
+// func rowsQ3KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
+TEXT ·rowsQ3KVNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ low2<>+0(SB), Z31
+	VMOVDQU64    counts02<>+0(SB), Z24
+	VMOVDQU64    counts46<>+0(SB), Z25
+	VMOVDQU32    doubled<>+0(SB), Z27
+	VPBROADCASTQ bit2<>+0(SB), Z30
+	VMOVDQU64    third0<>+0(SB), Z28
+	VMOVDQU64    third1<>+0(SB), Z29
+	VMOVDQU64    third2<>+0(SB), Z13
+	VMOVDQU64    third3<>+0(SB), Z14
+	VPBROADCASTQ low4<>+0(SB), X12
+	VPBROADCASTB byte32<>+0(SB), X15
+	VMOVDQU32    by0246<>+0(SB), X26
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   neg+48(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0      2048(BX)
+	PREFETCHT0      2112(BX)
+	VMOVQ           96(BX), X0
+	VPSRLW          $0x04, X0, X1
+	VPUNPCKLQDQ     X1, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    104(BX), X1
+	VPSRLVD         X26, X1, X1
+	VPANDD          X31, X1, X1
+	VPSLLD          $0x04, X1, X1
+	VPOR            X1, X0, X0
+	VPSUBB          X15, X0, X0
+	VPMOVSXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTW    108(BX), Y2
+	VCVTPH2PS       Y2, Z3
+	VMULPS          Z3, Z0, Z0
+	VMOVUPS         (CX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 (BX), Z11
+	VBROADCASTI64X4 32(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z28, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (DX), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z29, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(DX), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 64(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z13, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(DX), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z14, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(DX), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x0000006e, BX
+	PREFETCHT0      2048(SI)
+	PREFETCHT0      2112(SI)
+	VMOVQ           96(SI), X0
+	VPSRLW          $0x04, X0, X1
+	VPUNPCKLQDQ     X1, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    104(SI), X1
+	VPSRLVD         X26, X1, X1
+	VPANDD          X31, X1, X1
+	VPSLLD          $0x04, X1, X1
+	VPOR            X1, X0, X0
+	VPSUBB          X15, X0, X0
+	VPMOVSXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTW    108(SI), Y2
+	VCVTPH2PS       Y2, Z3
+	VMULPS          Z3, Z0, Z0
+	VMOVUPS         (CX), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 (SI), Z11
+	VBROADCASTI64X4 32(SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z28, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (DX), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z29, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(DX), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VBROADCASTI64X4 64(SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z13, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(DX), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z14, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(DX), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x0000006e, SI
+	ADDQ            $0x00000100, AX
+	ADDQ            $0x00000020, CX
+	ADDQ            $0x00000100, DX
+	DECQ            R10
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA byte32<>+0(SB)/1, $0x20
+GLOBL byte32<>(SB), RODATA|NOPTR, $1
+
+// func rowsTQ2VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsTQ2VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ low2<>+0(SB), Z31
+	VMOVDQU64    counts02<>+0(SB), Z24
+	VMOVDQU64    counts46<>+0(SB), Z25
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0      2048(BX)
+	PREFETCHT0      2112(BX)
+	VPBROADCASTW    64(BX), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (DX), Y0, Y1
+	VSUBPS          Z1, Z16, Z16
+	VMULPS          (CX), Y0, Y0
+	VBROADCASTI64X4 (BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 32(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000042, BX
+	PREFETCHT0      2048(SI)
+	PREFETCHT0      2112(SI)
+	VPBROADCASTW    64(SI), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (DX), Y0, Y1
+	VSUBPS          Z1, Z18, Z18
+	VMULPS          (CX), Y0, Y0
+	VBROADCASTI64X4 (SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VBROADCASTI64X4 32(SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x00000042, SI
+	ADDQ            $0x00000100, AX
+	ADDQ            $0x00000020, CX
+	ADDQ            $0x00000020, DX
+	DECQ            R10
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsQ2_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ2_0VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ low2<>+0(SB), Z31
+	VMOVDQU      eachTwice<>+0(SB), Y12
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (BX), X0, X0
+	VPINSRW       $0x01, 18(BX), X0, X0
+	VPINSRW       $0x02, 36(BX), X0, X0
+	VPINSRW       $0x03, 54(BX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (DX), Y0, Y1
+	VSUBPS        Z1, Z16, Z16
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     20(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     38(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     56(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000048, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (SI), X0, X0
+	VPINSRW       $0x01, 18(SI), X0, X0
+	VPINSRW       $0x02, 36(SI), X0, X0
+	VPINSRW       $0x03, 54(SI), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (DX), Y0, Y1
+	VSUBPS        Z1, Z18, Z18
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(SI), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     20(SI), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     38(SI), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     56(SI), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000048, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000020, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA eachTwice<>+0(SB)/4, $0x00000000
+DATA eachTwice<>+4(SB)/4, $0x00000000
+DATA eachTwice<>+8(SB)/4, $0x00000001
+DATA eachTwice<>+12(SB)/4, $0x00000001
+DATA eachTwice<>+16(SB)/4, $0x00000002
+DATA eachTwice<>+20(SB)/4, $0x00000002
+DATA eachTwice<>+24(SB)/4, $0x00000003
+DATA eachTwice<>+28(SB)/4, $0x00000003
+GLOBL eachTwice<>(SB), RODATA|NOPTR, $32
+
+// func rowsQ1_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsQ1_0VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ bit1<>+0(SB), Z31
+	VMOVDQU      eachFour<>+0(SB), Y12
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (BX), X0, X0
+	VPINSRW       $0x01, 18(BX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (DX), Y0, Y1
+	VSUBPS        Z1, Z16, Z16
+	VMULPS        (CX), Y0, Y0
+	KMOVQ         2(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	KMOVQ         10(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	KMOVQ         20(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	KMOVQ         28(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000024, BX
+	PREFETCHT0    2048(SI)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (SI), X0, X0
+	VPINSRW       $0x01, 18(SI), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (DX), Y0, Y1
+	VSUBPS        Z1, Z18, Z18
+	VMULPS        (CX), Y0, Y0
+	KMOVQ         2(SI), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	KMOVQ         10(SI), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	KMOVQ         20(SI), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	KMOVQ         28(SI), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000024, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000020, DX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA eachFour<>+0(SB)/4, $0x00000000
+DATA eachFour<>+4(SB)/4, $0x00000000
+DATA eachFour<>+8(SB)/4, $0x00000000
+DATA eachFour<>+12(SB)/4, $0x00000000
+DATA eachFour<>+16(SB)/4, $0x00000001
+DATA eachFour<>+20(SB)/4, $0x00000001
+DATA eachFour<>+24(SB)/4, $0x00000001
+DATA eachFour<>+28(SB)/4, $0x00000001
+GLOBL eachFour<>(SB), RODATA|NOPTR, $32
+
+DATA top2<>+0(SB)/8, $0xc0c0c0c0c0c0c0c0
+GLOBL top2<>(SB), RODATA|NOPTR, $8
+
+DATA sixtyFourth<>+0(SB)/4, $0x3c800000
+GLOBL sixtyFourth<>(SB), RODATA|NOPTR, $4
+
+// func rowsTQ1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+TEXT ·rowsTQ1VNNI(SB), NOSPLIT, $0-80
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VPBROADCASTQ top2<>+0(SB), Z31
+	VPTERNLOGD   $0xff, Z30, Z30, Z30
+	VBROADCASTSS sixtyFourth<>+0(SB), Y13
+	MOVQ         $0xffffffff00000000, AX
+	KMOVQ        AX, K1
+	MOVQ         $0xffff000000000000, AX
+	KMOVQ        AX, K2
+	MOVQ         $0xfff0ffffffffffff, AX
+	KMOVQ        AX, K3
+	MOVQ         $0xff00ffffffffffff, AX
+	KMOVQ        AX, K4
+	MOVQ         $0xf000ffffffff0000, AX
+	KMOVQ        AX, K5
+	MOVQ         $0x0000ffff00000000, AX
+	KMOVQ        AX, K6
+	MOVQ         $0x000000000000f000, AX
+	KMOVQ        AX, K7
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0      2048(BX)
+	VPBROADCASTW    52(BX), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (DX), Y0, Y1
+	VSUBPS          Z1, Z16, Z16
+	VMULPS          (CX), Y0, Y0
+	VMULPS          Y13, Y0, Y0
+	VBROADCASTI64X4 (BX), Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K1, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPADDB          Z10, Z10, Z11
+	VPADDB          Z10, Z11, Z11
+	VPADDB          Z11, Z11, Z5
+	VPADDB          Z5, Z11, Z11
+	VPXORD          Z30, Z11, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPADDB          Z11, Z11, Z10
+	VPADDB          Z11, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, Z10
+	VBROADCASTI128  32(BX), Y12
+	VINSERTI64X4    $0x01, Y12, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K2, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VINSERTI64X4    $0x01, Y12, Z12, Z12
+	VPBROADCASTD    48(BX), K7, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K3, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K4, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K5, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K6, Z12
+	VPXORD          Z30, Z12, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000036, BX
+	PREFETCHT0      2048(SI)
+	VPBROADCASTW    52(SI), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (DX), Y0, Y1
+	VSUBPS          Z1, Z18, Z18
+	VMULPS          (CX), Y0, Y0
+	VMULPS          Y13, Y0, Y0
+	VBROADCASTI64X4 (SI), Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K1, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPADDB          Z10, Z10, Z11
+	VPADDB          Z10, Z11, Z11
+	VPADDB          Z11, Z11, Z5
+	VPADDB          Z5, Z11, Z11
+	VPXORD          Z30, Z11, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VPADDB          Z11, Z11, Z10
+	VPADDB          Z11, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, Z10
+	VBROADCASTI128  32(SI), Y12
+	VINSERTI64X4    $0x01, Y12, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K2, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VINSERTI64X4    $0x01, Y12, Z12, Z12
+	VPBROADCASTD    48(SI), K7, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K3, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K4, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K5, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K6, Z12
+	VPXORD          Z30, Z12, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	ADDQ            $0x00000036, SI
+	ADDQ            $0x00000100, AX
+	ADDQ            $0x00000020, CX
+	ADDQ            $0x00000020, DX
+	DECQ            R10
+	JNZ             block
+	VADDPS          Z17, Z16, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (DI)
+	ADDQ            $0x00000004, DI
+	VADDPS          Z19, Z18, Z0
+	VEXTRACTF64X4   $0x01, Z0, Y1
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x0e, X0, X1
+	VADDPS          X1, X0, X0
+	VPSHUFD         $0x01, X0, X1
+	VADDSS          X1, X0, X0
+	VMOVSS          X0, (R8)
+	ADDQ            $0x00000004, R8
+	DECQ            R9
+	JNZ             row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA sevenBits<>+0(SB)/8, $0x7f7f7f7f7f7f7f7f
+GLOBL sevenBits<>(SB), RODATA|NOPTR, $8
+
+DATA topBits<>+0(SB)/8, $0x8080808080808080
+GLOBL topBits<>(SB), RODATA|NOPTR, $8
+
+DATA low28<>+0(SB)/8, $0x0fffffff0fffffff
+GLOBL low28<>(SB), RODATA|NOPTR, $8
+
+DATA topNibbles<>+0(SB)/8, $0xf000f000f000f000
+GLOBL topNibbles<>(SB), RODATA|NOPTR, $8
+
+DATA eighth<>+0(SB)/4, $0x3e000000
+GLOBL eighth<>(SB), RODATA|NOPTR, $4
+
+DATA quarter<>+0(SB)/4, $0x3e800000
+GLOBL quarter<>(SB), RODATA|NOPTR, $4
+
+// func rowsIQ2XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
+TEXT ·rowsIQ2XXSVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPBROADCASTW  (BX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPSRLQ        $0x3c, 2(BX), Z0
+	VPMOVQD       Z0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(BX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          6(BX), R11
+	MOVL          14(BX), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       18(BX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          22(BX), R11
+	MOVL          30(BX), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       34(BX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          38(BX), R11
+	MOVL          46(BX), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       50(BX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          54(BX), R11
+	MOVL          62(BX), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000042, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPBROADCASTW  (SI), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPSRLQ        $0x3c, 2(SI), Z0
+	VPMOVQD       Z0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VMOVDQU       2(SI), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          6(SI), R11
+	MOVL          14(SI), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       18(SI), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          22(SI), R11
+	MOVL          30(SI), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VMOVDQU       34(SI), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          38(SI), R11
+	MOVL          46(SI), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       50(SI), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	MOVL          54(SI), R11
+	MOVL          62(SI), R12
+	SHLQ          $0x20, R12
+	ORQ           R12, R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000042, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ2XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
+TEXT ·rowsIQ2XSVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VMOVDQU32    doubled<>+0(SB), Z27
+	VPBROADCASTQ low4<>+0(SB), Z31
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	MOVL         $0x000001ff, AX
+	VPBROADCASTD AX, Y14
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPBROADCASTW  (BX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         66(BX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       2(BX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       18(BX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       34(BX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       50(BX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x0000004a, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPBROADCASTW  (SI), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         66(SI), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       2(SI), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       18(SI), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VMOVDQU       34(SI), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU       50(SI), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x0000004a, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ2SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
+TEXT ·rowsIQ2SVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VMOVDQU32    doubled<>+0(SB), Z27
+	VPBROADCASTQ low4<>+0(SB), Z31
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	MOVL         $0x00000300, AX
+	VPBROADCASTD AX, Y14
+	VMOVDQU      by2<>+0(SB), Y13
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPBROADCASTW  (BX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         74(BX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     2(BX), Y4
+	VPBROADCASTW  66(BX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         34(BX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     10(BX), Y4
+	VPBROADCASTW  68(BX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         42(BX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(BX), Y4
+	VPBROADCASTW  70(BX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         50(BX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     26(BX), Y4
+	VPBROADCASTW  72(BX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         58(BX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000052, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPBROADCASTW  (SI), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         74(SI), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     2(SI), Y4
+	VPBROADCASTW  66(SI), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         34(SI), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     10(SI), Y4
+	VPBROADCASTW  68(SI), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         42(SI), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     18(SI), Y4
+	VPBROADCASTW  70(SI), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         50(SI), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     26(SI), Y4
+	VPBROADCASTW  72(SI), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	KMOVQ         58(SI), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000052, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ3XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
+TEXT ·rowsIQ3XXSVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPBROADCASTW  (BX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
+	VMOVDQU       66(BX), Y0
+	VPSRLD        $0x1c, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(BX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          66(BX), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(BX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          74(BX), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     34(BX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          82(BX), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     50(BX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          90(BX), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000062, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPBROADCASTW  (SI), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
+	VMOVDQU       66(SI), Y0
+	VPSRLD        $0x1c, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(SI), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          66(SI), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     18(SI), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          74(SI), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     34(SI), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          82(SI), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     50(SI), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	MOVQ          90(SI), R11
+	PEXTQ         low28<>+0(SB), R11, R11
+	PDEPQ         sevenBits<>+0(SB), R11, R11
+	MOVQ          R11, R12
+	MOVQ          R12, R13
+	SHRQ          $0x04, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x02, R13
+	XORQ          R13, R12
+	MOVQ          R12, R13
+	SHRQ          $0x01, R13
+	XORQ          R13, R12
+	SHLQ          $0x07, R12
+	ANDQ          topBits<>+0(SB), R12
+	ORQ           R12, R11
+	KMOVQ         R11, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000062, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ3SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, F16C, MMX+
+TEXT ·rowsIQ3SVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), DX
+	MOVQ         src+24(FP), BX
+	MOVQ         src2+32(FP), SI
+	MOVQ         out+0(FP), DI
+	MOVQ         out2+8(FP), R8
+	MOVQ         rows+16(FP), R9
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	VPBROADCASTQ low4<>+0(SB), Z31
+	MOVL         $0x00000100, AX
+	VPBROADCASTD AX, Z14
+	TESTQ        R9, R9
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   blocks+72(FP), R10
+
+block:
+	PREFETCHT0    2048(BX)
+	PREFETCHT0    2112(BX)
+	VPBROADCASTW  (BX), X2
+	VCVTPH2PS     X2, Y3
+	VMOVD         106(BX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(BX), Z4
+	KMOVW         66(BX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         74(BX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(BX), Z4
+	KMOVW         68(BX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         82(BX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     34(BX), Z4
+	KMOVW         70(BX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         90(BX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     50(BX), Z4
+	KMOVW         72(BX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         98(BX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x0000006e, BX
+	PREFETCHT0    2048(SI)
+	PREFETCHT0    2112(SI)
+	VPBROADCASTW  (SI), X2
+	VCVTPH2PS     X2, Y3
+	VMOVD         106(SI), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(SI), Z4
+	KMOVW         66(SI), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         74(SI), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     18(SI), Z4
+	KMOVW         68(SI), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         82(SI), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     34(SI), Z4
+	KMOVW         70(SI), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         90(SI), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     50(SI), Z4
+	KMOVW         72(SI), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	KMOVQ         98(SI), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x0000006e, SI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	DECQ          R10
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          $0x00000004, DI
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	DECQ          R9
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+// func rowsIQ1SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, MMX+
+TEXT ·rowsIQ1SVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), BX
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
+	VMOVDQU32    pairOfGroups<>+0(SB), Z20
+	MOVL         $0x00000002, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x00000006, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	MOVL         $0x00000007, AX
+	VPBROADCASTD AX, Y12
+	MOVL         $0x0000000f, AX
+	VPBROADCASTD AX, Y13
+	MOVL         $0x00000700, AX
+	VPBROADCASTD AX, Y14
+	VMOVDQU32    by3pairs<>+0(SB), Y27
+	TESTQ        R10, R10
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R11
+
+block:
+	PREFETCHT0    2048(SI)
+	VPBROADCASTW  (SI), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPMOVZXWD     34(SI), Y1
+	VPSRLD        $0x0c, Y1, Y0
+	VPAND         Y12, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VPSRLD        $0x0f, Y1, Y1
+	VPADDD        Y1, Y1, Y1
+	VPADDD        Y13, Y1, Y1
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y0, Y1, Y1
+	VMULPS        (DX), Y1, Y1
+	VSUBPS        Z1, Z16, Z16
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(SI), Y4
+	VPBROADCASTD  34(SI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     10(SI), Y4
+	VPBROADCASTD  38(SI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(SI), Y4
+	VPBROADCASTD  42(SI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     26(SI), Y4
+	VPBROADCASTD  46(SI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000032, SI
+	PREFETCHT0    2048(DI)
+	VPBROADCASTW  (DI), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPMOVZXWD     34(DI), Y1
+	VPSRLD        $0x0c, Y1, Y0
+	VPAND         Y12, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VPSRLD        $0x0f, Y1, Y1
+	VPADDD        Y1, Y1, Y1
+	VPADDD        Y13, Y1, Y1
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y0, Y1, Y1
+	VMULPS        (DX), Y1, Y1
+	VSUBPS        Z1, Z18, Z18
+	VMULPS        (CX), Y0, Y0
+	VPMOVZXBD     2(DI), Y4
+	VPBROADCASTD  34(DI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     10(DI), Y4
+	VPBROADCASTD  38(DI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     18(DI), Y4
+	VPBROADCASTD  42(DI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     26(DI), Y4
+	VPBROADCASTD  46(DI), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000032, DI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000020, DX
 	DECQ          R11
 	JNZ           block
 	VADDPS        Z17, Z16, Z0
@@ -11016,6 +14896,283 @@ block:
 done:
 	VZEROUPPER
 	RET
+
+DATA by3pairs<>+0(SB)/4, $0x00000000
+DATA by3pairs<>+4(SB)/4, $0x00000003
+DATA by3pairs<>+8(SB)/4, $0x00000006
+DATA by3pairs<>+12(SB)/4, $0x00000009
+DATA by3pairs<>+16(SB)/4, $0x00000010
+DATA by3pairs<>+20(SB)/4, $0x00000013
+DATA by3pairs<>+24(SB)/4, $0x00000016
+DATA by3pairs<>+28(SB)/4, $0x00000019
+GLOBL by3pairs<>(SB), RODATA|NOPTR, $32
+
+DATA by369<>+0(SB)/4, $0x00000000
+DATA by369<>+4(SB)/4, $0x00000003
+DATA by369<>+8(SB)/4, $0x00000006
+DATA by369<>+12(SB)/4, $0x00000009
+DATA by369<>+16(SB)/4, $0x00000000
+DATA by369<>+20(SB)/4, $0x00000003
+DATA by369<>+24(SB)/4, $0x00000006
+DATA by369<>+28(SB)/4, $0x00000009
+DATA by369<>+32(SB)/4, $0x00000000
+DATA by369<>+36(SB)/4, $0x00000003
+DATA by369<>+40(SB)/4, $0x00000006
+DATA by369<>+44(SB)/4, $0x00000009
+DATA by369<>+48(SB)/4, $0x00000000
+DATA by369<>+52(SB)/4, $0x00000003
+DATA by369<>+56(SB)/4, $0x00000006
+DATA by369<>+60(SB)/4, $0x00000009
+GLOBL by369<>(SB), RODATA|NOPTR, $64
+
+// func rowsIQ1MVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
+TEXT ·rowsIQ1MVNNI(SB), NOSPLIT, $0-80
+	MOVQ         table+48(FP), BX
+	MOVQ         src+24(FP), SI
+	MOVQ         src2+32(FP), DI
+	MOVQ         out+0(FP), R8
+	MOVQ         out2+8(FP), R9
+	MOVQ         rows+16(FP), R10
+	VMOVDQU32    quarters<>+0(SB), Z20
+	MOVL         $0x00000004, AX
+	VPBROADCASTD AX, Z21
+	VPADDD       Z20, Z21, Z21
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Z22
+	VPADDD       Z20, Z22, Z22
+	MOVL         $0x0000000c, AX
+	VPBROADCASTD AX, Z23
+	VPADDD       Z20, Z23, Z23
+	VMOVDQU32    doubled<>+0(SB), Z27
+	VPBROADCASTQ low4<>+0(SB), Z31
+	MOVL         $0x00000001, AX
+	VPBROADCASTD AX, Z26
+	VPXORD       Z15, Z15, Z15
+	MOVL         $0x00000007, AX
+	VPBROADCASTD AX, Z12
+	MOVL         $0x00000008, AX
+	VPBROADCASTD AX, Y13
+	MOVL         $0x00000700, AX
+	VPBROADCASTD AX, Y14
+	MOVL         $0x01010101, AX
+	VPBROADCASTD AX, Z28
+	VPTERNLOGD   $0xff, Z29, Z29, Z29
+	VMOVDQU32    by369<>+0(SB), Z24
+	VMOVDQU32    by4<>+0(SB), Y25
+	VBROADCASTSS sixteen<>+0(SB), Z30
+	TESTQ        R10, R10
+	JZ           done
+
+row:
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   values+40(FP), AX
+	MOVQ   scales+56(FP), CX
+	MOVQ   sums+64(FP), DX
+	MOVQ   blocks+72(FP), R11
+
+block:
+	PREFETCHT0    2048(SI)
+	MOVQ          48(SI), R12
+	PEXTQ         topNibbles<>+0(SB), R12, R12
+	VMOVD         R12, X2
+	VCVTPH2PS     X2, X2
+	VMULSS        eighth<>+0(SB), X2, X2
+	VBROADCASTSS  X2, Z3
+	VPMOVZXWD     48(SI), X0
+	VPERMD        Z0, Z20, Z0
+	VPSRLVD       Z24, Z0, Z0
+	VPANDD        Z12, Z0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMULPS        (DX), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z16
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     (SI), Y4
+	VPBROADCASTD  32(SI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     8(SI), Y4
+	VPBROADCASTD  36(SI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     16(SI), Y4
+	VPBROADCASTD  40(SI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     24(SI), Y4
+	VPBROADCASTD  44(SI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000038, SI
+	PREFETCHT0    2048(DI)
+	MOVQ          48(DI), R12
+	PEXTQ         topNibbles<>+0(SB), R12, R12
+	VMOVD         R12, X2
+	VCVTPH2PS     X2, X2
+	VMULSS        eighth<>+0(SB), X2, X2
+	VBROADCASTSS  X2, Z3
+	VPMOVZXWD     48(DI), X0
+	VPERMD        Z0, Z20, Z0
+	VPSRLVD       Z24, Z0, Z0
+	VPANDD        Z12, Z0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMULPS        (DX), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z18
+	VMOVUPS       (CX), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     (DI), Y4
+	VPBROADCASTD  32(DI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     8(DI), Y4
+	VPBROADCASTD  36(DI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	VPMOVZXBD     16(DI), Y4
+	VPBROADCASTD  40(DI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     24(DI), Y4
+	VPBROADCASTD  44(DI), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z19
+	ADDQ          $0x00000038, DI
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000020, CX
+	ADDQ          $0x00000040, DX
+	DECQ          R11
+	JNZ           block
+	VADDPS        Z17, Z16, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          $0x00000004, R8
+	VADDPS        Z19, Z18, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	VMOVSS        X0, (R9)
+	ADDQ          $0x00000004, R9
+	DECQ          R10
+	JNZ           row
+
+done:
+	VZEROUPPER
+	RET
+
+DATA sixteen<>+0(SB)/4, $0x41800000
+GLOBL sixteen<>(SB), RODATA|NOPTR, $4
 
 // func negSumsVNNI(neg *int32, values *byte, each int, n int, shift uint64)
 // Requires: AVX, AVX512F, AVX512VNNI

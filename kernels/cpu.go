@@ -18,7 +18,7 @@ import (
 var (
 	hasAVX2   bool // AVX2, FMA and F16C
 	hasAVX512 bool // AVX-512 F, BW, CD, DQ and VL
-	hasVNNI   bool // AVX-512 VNNI
+	hasVNNI   bool // AVX-512 VNNI, and BMI2, which all with it have
 
 	hasNEON    bool // Advanced SIMD, which every arm64 has
 	hasDotProd bool // FEAT_DotProd, Armv8.2's SDOT

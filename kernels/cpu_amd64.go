@@ -10,5 +10,5 @@ func detect() {
 	x := &cpu.X86
 	hasAVX2 = x.HasAVX2 && x.HasFMA
 	hasAVX512 = hasAVX2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512CD && x.HasAVX512DQ && x.HasAVX512VL
-	hasVNNI = hasAVX512 && x.HasAVX512VNNI
+	hasVNNI = hasAVX512 && x.HasAVX512VNNI && x.HasBMI2
 }

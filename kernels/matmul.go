@@ -394,7 +394,7 @@ func (ws *Workspace) fewInt8(s *scratch, p *Product, first, rows int) {
 	if form, ok := rowsForm(w.Type); ok && ws.n == 1 && w.Cols%256 == 0 {
 		for i := range ws.one {
 			if ws.one[i].form == form {
-				rowsSIMD(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], &ws.one[i], ws.scales[:groups], ws.sums[2*groups:][:groups])
+				rowsSIMD(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], &ws.one[i], ws.scales[:groups], ws.sums[:3*groups])
 				return
 			}
 		}
@@ -427,8 +427,8 @@ type oneToken struct {
 	form   oneForm
 	values []byte // the workspace's, or own
 	own    []byte
-	// neg takes the offset out of the products: for each 4 values, or for runs of
-	// 16 for each 4 of 64 and the 4 that stand 64 later, their sum times -offset.
+	// neg takes the offset out of the products: for each 4 values, or with runs
+	// for each 4 of 64 and the 4 that stand 64 later, their sum times -offset.
 	neg []int32
 }
 
@@ -451,26 +451,15 @@ func (ws *Workspace) prepareOne(t quant.Type) {
 	o := &ws.one[len(ws.one)-1]
 	o.form = form
 	each := 1
-	if form.run > 0 {
+	o.values = ws.values
+	if run := form.run; run > 0 {
+		each = 2
 		o.own = grow(o.own, len(ws.values))
 		o.values = o.own
-	} else {
-		o.values = ws.values
-	}
-	switch form.run {
-	case 16:
-		each = 2
 		for i := 0; i < len(o.values); i += 128 {
-			for k := range 4 {
-				copy(o.values[i+16*k:][:16], ws.values[i+32*k:])
-				copy(o.values[i+64+16*k:][:16], ws.values[i+32*k+16:])
-			}
-		}
-	case 32:
-		for i := 0; i < len(o.values); i += 128 {
-			for k := range 2 {
-				copy(o.values[i+32*k:][:32], ws.values[i+64*k:])
-				copy(o.values[i+64+32*k:][:32], ws.values[i+64*k+32:])
+			for k := 0; k < 64; k += run {
+				copy(o.values[i+k:][:run], ws.values[i+2*k:])
+				copy(o.values[i+64+k:][:run], ws.values[i+2*k+run:])
 			}
 		}
 	}

@@ -234,6 +234,29 @@ func offsetTerms(w Matrix, row int, rounded []float32) (abs float64) {
 	return abs
 }
 
+// TestOneTokenScales multiplies one token with blocks of all scales that the
+// types with a byte for one have.
+func TestOneTokenScales(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		var ws Workspace
+		r := rand.New(rand.NewPCG(9, 10))
+		for _, typ := range []quant.Type{quant.MXFP4, quant.NVFP4} {
+			w := randomMatrix(r, typ, 256, 256)
+			for i := range w.Rows {
+				for b := i * typ.RowSize(w.Cols); b < (i+1)*typ.RowSize(w.Cols); b += typ.BlockSize() {
+					w.Data[b] = byte(i)
+				}
+			}
+			if typ == quant.MXFP4 { // without those whose sums overflow
+				w.Rows = 240
+			}
+			x, out := randomFloats(r, w.Cols), make([]float32, w.Rows)
+			MatMul(nil, &ws, Int8, x, 1, Product{w, out})
+			compare(t, Int8, w, out, x, 1)
+		}
+	})
+}
+
 func TestMatMulNonFinite(t *testing.T) {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())
 	eachCPU(t, func(t *testing.T) {

@@ -500,33 +500,27 @@ func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int)
 	var (
 		kernel func(u, table *byte, masks *uint64, src *byte, blocks int)
 		scales func(scale []float32, src []byte)
-		table8 []uint64
-		table4 []uint32
 		masks  = &signMask7[0]
 	)
 	switch t {
 	case quant.IQ1_S:
-		kernel, scales, table8, masks = unpackIQ1SAVX2, scalesIQ1S, tableIQ1(), &deltas[0]
+		kernel, scales, masks = unpackIQ1SAVX2, scalesIQ1S, &deltas[0]
 	case quant.IQ1_M:
-		kernel, scales, table8, masks = unpackIQ1MAVX2, scalesIQ1M, tableIQ1(), &deltas[0]
+		kernel, scales, masks = unpackIQ1MAVX2, scalesIQ1M, &deltas[0]
 	case quant.IQ2_XXS:
-		kernel, scales, table8 = unpackIQ2XXSAVX2, scalesIQ2XXS, tableIQ2XXS()
+		kernel, scales = unpackIQ2XXSAVX2, scalesIQ2XXS
 	case quant.IQ2_XS:
-		kernel, scales, table8 = unpackIQ2XSAVX2, scalesIQ2, tableIQ2XS()
+		kernel, scales = unpackIQ2XSAVX2, scalesIQ2
 	case quant.IQ2_S:
-		kernel, scales, table8 = unpackIQ2SAVX2, scalesIQ2, tableIQ2S()
+		kernel, scales = unpackIQ2SAVX2, scalesIQ2
 	case quant.IQ3_XXS:
-		kernel, scales, table4 = unpackIQ3XXSAVX2, scalesIQ3XXS, tableIQ3XXS()
+		kernel, scales = unpackIQ3XXSAVX2, scalesIQ3XXS
 	case quant.IQ3_S:
-		kernel, scales, table4 = unpackIQ3SAVX2, scalesIQ3S, tableIQ3S()
+		kernel, scales = unpackIQ3SAVX2, scalesIQ3S
 	default:
 		return false
 	}
-	table := (*byte)(unsafe.Pointer(unsafe.SliceData(table8)))
-	if table4 != nil {
-		table = (*byte)(unsafe.Pointer(unsafe.SliceData(table4)))
-	}
-	kernel(&u[0], table, masks, &src[0], blocks)
+	kernel(&u[0], codebook(t), masks, &src[0], blocks)
 	size, groups := t.BlockSize(), 256/forms[t].group
 	for b := range blocks {
 		scales(scale[b*groups:], src[b*size:][:size])
@@ -535,42 +529,85 @@ func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int)
 }
 
 // rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
-// activations, straight from the blocks: for types of which rowsForm knows.
+// activations, straight from the blocks: for types of which rowsForm knows. sums
+// is as in Workspace.
 func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums []float32) {
-	var kernel func(out, out2 *float32, rows int, src, src2, values *byte, neg *int32, scales, sums *float32, blocks int)
+	var kernel func(out, out2 *float32, rows int, src, src2, values *byte, negOrTable *int32, scales, sums *float32, blocks int)
 	switch t {
 	case quant.Q4_0:
 		kernel = rowsQ4_0VNNI
+	case quant.Q4_1:
+		kernel = rowsQ4_1VNNI
+	case quant.Q5_0:
+		kernel = rowsQ5_0VNNI
+	case quant.Q5_1:
+		kernel = rowsQ5_1VNNI
 	case quant.Q8_0:
 		kernel = rowsQ8_0VNNI
+	case quant.Q2_K:
+		kernel = rowsQ2KVNNI
+	case quant.Q3_K:
+		kernel = rowsQ3KVNNI
 	case quant.Q4_K:
 		kernel = rowsQ4KVNNI
 	case quant.Q5_K:
 		kernel = rowsQ5KVNNI
 	case quant.Q6_K:
 		kernel = rowsQ6KVNNI
+	case quant.IQ4_NL:
+		kernel = rowsIQ4NLVNNI
 	case quant.IQ4_XS:
 		kernel = rowsIQ4XSVNNI
+	case quant.MXFP4:
+		kernel = rowsMXFP4VNNI
+	case quant.NVFP4:
+		kernel = rowsNVFP4VNNI
+	case quant.TQ1_0:
+		kernel = rowsTQ1VNNI
+	case quant.TQ2_0:
+		kernel = rowsTQ2VNNI
+	case quant.Q1_0:
+		kernel = rowsQ1_0VNNI
+	case quant.Q2_0:
+		kernel = rowsQ2_0VNNI
+	case quant.IQ1_S:
+		kernel = rowsIQ1SVNNI
+	case quant.IQ1_M:
+		kernel = rowsIQ1MVNNI
+	case quant.IQ2_XXS:
+		kernel = rowsIQ2XXSVNNI
+	case quant.IQ2_XS:
+		kernel = rowsIQ2XSVNNI
+	case quant.IQ2_S:
+		kernel = rowsIQ2SVNNI
+	case quant.IQ3_XXS:
+		kernel = rowsIQ3XXSVNNI
+	case quant.IQ3_S:
+		kernel = rowsIQ3SVNNI
 	default:
 		panic("kernels: no product of rows of " + t.String())
 	}
-	blocks := len(scales) / 8
+	groups := len(scales)
+	blocks := groups / 8
 	size := blocks * t.RowSize(256)
 	if len(out) == 0 || blocks == 0 {
 		clear(out)
 		return
 	}
-	_, _, _ = src[size*len(out)-1], x.values[256*blocks-1], sums[8*blocks-1]
-	var neg *int32
+	_, _, _ = src[size*len(out)-1], x.values[256*blocks-1], sums[3*groups-1]
+	if forms[t].group == 32 {
+		sums = sums[2*groups:]
+	}
+	aux := (*int32)(unsafe.Pointer(codebook(t)))
 	if x.form.offset > 0 {
-		neg = &x.neg[0]
+		aux = &x.neg[0]
 	}
 	if half := len(out) / 2; half > 0 {
-		kernel(&out[0], &out[half], half, &src[0], &src[half*size], &x.values[0], neg, &scales[0], &sums[0], blocks)
+		kernel(&out[0], &out[half], half, &src[0], &src[half*size], &x.values[0], aux, &scales[0], &sums[0], blocks)
 	}
 	if len(out)%2 != 0 {
 		last := len(out) - 1
-		kernel(&out[last], &out[last], 1, &src[last*size], &src[last*size], &x.values[0], neg, &scales[0], &sums[0], blocks)
+		kernel(&out[last], &out[last], 1, &src[last*size], &src[last*size], &x.values[0], aux, &scales[0], &sums[0], blocks)
 	}
 }
 
@@ -580,18 +617,51 @@ func rowsForm(t quant.Type) (form oneForm, ok bool) {
 		return oneForm{}, false
 	}
 	switch t {
+	case quant.Q4_1, quant.Q5_1:
+		return oneForm{16, 0}, true
 	case quant.Q4_0:
 		return oneForm{16, 8}, true
-	case quant.IQ4_XS:
+	case quant.Q5_0, quant.MXFP4:
+		return oneForm{16, 16}, true
+	case quant.NVFP4:
+		return oneForm{8, 16}, true
+	case quant.IQ4_XS, quant.IQ4_NL:
 		return oneForm{16, 128}, true
 	case quant.Q8_0:
 		return oneForm{0, 128}, true
 	case quant.Q6_K:
 		return oneForm{0, 32}, true
+	case quant.Q3_K:
+		return oneForm{0, 4}, true
 	case quant.Q4_K, quant.Q5_K:
 		return oneForm{32, 0}, true
 	}
-	return oneForm{}, false
+	return oneForm{}, forms[t].unpack != nil
+}
+
+// codebook is the table that the assembly for an IQ type looks elements up in,
+// nil for types without.
+func codebook(t quant.Type) *byte {
+	var table8 []uint64
+	var table4 []uint32
+	switch t {
+	case quant.IQ1_S, quant.IQ1_M:
+		table8 = tableIQ1()
+	case quant.IQ2_XXS:
+		table8 = tableIQ2XXS()
+	case quant.IQ2_XS:
+		table8 = tableIQ2XS()
+	case quant.IQ2_S:
+		table8 = tableIQ2S()
+	case quant.IQ3_XXS:
+		table4 = tableIQ3XXS()
+	case quant.IQ3_S:
+		table4 = tableIQ3S()
+	}
+	if table4 != nil {
+		return (*byte)(unsafe.Pointer(unsafe.SliceData(table4)))
+	}
+	return (*byte)(unsafe.Pointer(unsafe.SliceData(table8)))
 }
 
 // negSums fills neg: see oneToken.

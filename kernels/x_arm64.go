@@ -484,7 +484,8 @@ func rowsForm(t quant.Type) (form oneForm, ok bool) {
 func negSums([]int32, []byte, int, int) { panic("kernels: no weights want an offset") }
 
 // rowsSIMD multiplies rows whose width is a multiple of 256 with one token's
-// activations, straight from the blocks: for types of which rowsForm knows.
+// activations, straight from the blocks: for types of which rowsForm knows. sums
+// is as in Workspace.
 func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums []float32) {
 	var kernel func(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
 	switch t {
@@ -508,7 +509,8 @@ func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums
 		clear(out)
 		return
 	}
-	_, _, _ = src[len(out)*blocks*t.RowSize(256)-1], x.values[256*blocks-1], sums[8*blocks-1]
+	sums = sums[2*len(scales):][:len(scales)]
+	_, _ = src[len(out)*blocks*t.RowSize(256)-1], x.values[256*blocks-1]
 	kernel(&out[0], len(out), &src[0], &x.values[0], &scales[0], &sums[0], blocks, &levelsIQ4)
 }
 

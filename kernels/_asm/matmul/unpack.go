@@ -574,7 +574,6 @@ func unpackers() {
 	// 256 columns a turn, in registers of 64 unpacked weights each, whose order
 	// the activations have too (oneToken in ../../matmul.go).
 	z := zmm
-	broadcast := func(m Mem, r int) { VPBROADCASTQ(m, z[r]) }
 	laneCounts := func(name string, counts ...uint64) Mem {
 		m := GLOBL(name, RODATA|NOPTR)
 		for i := range 8 {
@@ -585,37 +584,6 @@ func unpackers() {
 	fifthCounts := [4]Mem{laneCounts("fifth0", 4, 2), laneCounts("fifth1", 3, 1), laneCounts("fifth2", 0, 2), laneCounts("fifth3", 1, 3)}
 	sixthCounts := [2]Mem{laneCounts("sixth0", 4, 2), laneCounts("sixth1", 0, 2)}
 
-	// picks puts into z[20] and those after it what spreads scales over the lanes
-	// of one register of products after the other: first, and first plus each of
-	// the others.
-	picks := func(first string, others ...uint32) {
-		VMOVDQU32(NewDataAddr(Symbol{Name: first, Static: true}, 0), z[20])
-		g := GP32()
-		for i, v := range others {
-			MOVL(U32(v), g)
-			VPBROADCASTD(g, z[21+i])
-			VPADDD(z[20], z[21+i], z[21+i])
-		}
-	}
-	start := func(r *rowProduct, shifted bool, j int) {
-		if shifted {
-			VMOVDQU32(ptr(r.neg, 64*j), z[7])
-		} else {
-			clearZ(z[7])
-		}
-	}
-	// finish scales the products in z[7] by the scales in z[0] and adds them.
-	finish := func(r *rowProduct, j int) {
-		VCVTDQ2PS(z[7], z[7])
-		VPERMPS(z[0], z[20+j], z[9])
-		VFMADD231PS(z[9], z[7], r.acc(j))
-	}
-	// multiply takes quarter j of weights in z[6].
-	multiply := func(r *rowProduct, shifted bool, j int) {
-		start(r, shifted, j)
-		VPDPBUSD(ptr(r.values, 64*j), z[6], z[7])
-		finish(r, j)
-	}
 	// scaled16 makes scales in z[0] of 8 halves in x[0].
 	scaled16 := func(r *rowProduct) {
 		VCVTPH2PS(reg.X0, reg.Y0)
@@ -625,7 +593,7 @@ func unpackers() {
 	for i := range 8 {
 		DATA(2*i, U16(uint16(9*i)))
 	}
-	rows("Q4_0", 8*18, 128, func() {
+	rows(rowKernel{name: "Q4_0", size: 8 * 18, negs: 128}, func() {
 		picks("quarters", 4)
 		broadcast(low4, 31)
 		VMOVDQU(ninths, reg.X12)
@@ -635,20 +603,11 @@ func unpackers() {
 		VPERMI2W(ptr(r.src, 64), z[1], z[0])
 		scaled16(r)
 		for j := range 2 {
-			VMOVDQU(ptr(r.src, 72*j+2), reg.X8)
-			for i := 1; i < 4; i++ {
-				VINSERTI32X4(U8(uint8(i)), ptr(r.src, 72*j+18*i+2), z[8], z[8])
-			}
-			VPANDD(z[31], z[8], z[6])
-			VPSRLW(U8(4), z[8], z[8])
-			VPANDD(z[31], z[8], z[8])
-			start(r, true, j)
-			VPDPBUSD(ptr(r.values, 128*j), z[6], z[7])
-			VPDPBUSD(ptr(r.values, 128*j+64), z[8], z[7])
-			finish(r, j)
+			fours(r, 72*j+2, 18)
+			multiplyHalves(r, j)
 		}
 	})
-	rows("Q8_0", 8*34, 256, func() {
+	rows(rowKernel{name: "Q8_0", size: 8 * 34, negs: 256}, func() {
 		picks("pairOfGroups", 2, 4, 6)
 		broadcast(sign8, 31)
 	}, func(r *rowProduct) {
@@ -661,7 +620,7 @@ func unpackers() {
 			VMOVDQU(ptr(r.src, 68*j+2), reg.Y6)
 			VINSERTI64X4(U8(1), ptr(r.src, 68*j+36), z[6], z[6])
 			VPXORD(z[31], z[6], z[6])
-			multiply(r, true, j)
+			multiply(r, j)
 		}
 	})
 	scaledBy := func(r, by int, m Mem) {
@@ -682,27 +641,19 @@ func unpackers() {
 		VADDPS(z[1], r.acc(0), r.acc(0))
 	}
 	indices("everyOtherGroup", func(i int) uint32 { return uint32(i / 8 * 2) })
-	// halved unpacks 64 bytes from disp on: the low ones into z[6], the high ones
-	// into z[8].
-	halved := func(r *rowProduct, disp int) {
-		VMOVDQU64(ptr(r.src, disp), z[8])
-		VPANDD(z[31], z[8], z[6])
-		VPSRLW(U8(4), z[8], z[8])
-		VPANDD(z[31], z[8], z[8])
-	}
-	rows("Q4K", 144, 256, func() {
+	rows(rowKernel{name: "Q4K", size: 144, sums: 32}, func() {
 		picks("everyOtherGroup", 1, 4, 5)
 		broadcast(low4, 31)
 	}, func(r *rowProduct) {
 		rowScalesK(r)
 		for j := range 2 {
 			halved(r, 16+64*j)
-			multiply(r, false, 2*j)
+			multiply(r, 2*j)
 			VMOVDQA64(z[8], z[6])
-			multiply(r, false, 2*j+1)
+			multiply(r, 2*j+1)
 		}
 	})
-	rows("Q5K", 176, 256, func() {
+	rows(rowKernel{name: "Q5K", size: 176, sums: 32}, func() {
 		picks("everyOtherGroup", 1, 4, 5)
 		broadcast(low4, 31)
 		broadcast(bit4, 30)
@@ -725,12 +676,12 @@ func unpackers() {
 			halved(r, 48+64*j)
 			fifth(2*j, 6)
 			fifth(2*j+1, 8)
-			multiply(r, false, 2*j)
+			multiply(r, 2*j)
 			VMOVDQA64(z[8], z[6])
-			multiply(r, false, 2*j+1)
+			multiply(r, 2*j+1)
 		}
 	})
-	rows("Q6K", 210, 256, func() {
+	rows(rowKernel{name: "Q6K", size: 210, negs: 256}, func() {
 		picks("quarters", 4, 8, 12)
 		broadcast(low4, 31)
 		broadcast(bits45, 30)
@@ -760,11 +711,11 @@ func unpackers() {
 					VPSRLVW(z[26], z[10], z[8])
 				}
 				VPTERNLOGD(U8(0xf8), z[30], z[8], z[6])
-				multiply(r, true, 2*h+part)
+				multiply(r, 2*h+part)
 			}
 		}
 	})
-	rows("IQ4XS", 136, 128, func() {
+	rows(rowKernel{name: "IQ4XS", size: 136, negs: 128}, func() {
 		picks("quarters", 4)
 		broadcast(low4, 31)
 		VBROADCASTI32X4(iq4, z[28])
@@ -789,12 +740,11 @@ func unpackers() {
 			halved(r, 8+64*j)
 			VPSHUFB(z[6], z[28], z[6])
 			VPSHUFB(z[8], z[28], z[8])
-			start(r, true, j)
-			VPDPBUSD(ptr(r.values, 128*j), z[6], z[7])
-			VPDPBUSD(ptr(r.values, 128*j+64), z[8], z[7])
-			finish(r, j)
+			multiplyHalves(r, j)
 		}
 	})
+	moreRows()
+	lookupRows()
 	negatedSums()
 }
 
@@ -823,68 +773,6 @@ func negatedSums() {
 	ADDQ(U32(64), neg)
 	DECQ(n)
 	JNZ(LabelRef("loop"))
-	ret()
-}
-
-// rowProduct holds the pointers of a product of rows with one token.
-type rowProduct struct {
-	src, values, neg, scales, sums reg.GPVirtual
-	first                          int // of its two accumulators
-}
-
-// acc is the accumulator of register j of products.
-func (r *rowProduct) acc(j int) reg.VecPhysical { return zmm[r.first+j%2] }
-
-// rows writes the product of rows, size bytes for 256 columns, with a token.
-// Two rows are read at a time, far from each other: while one stands at the end
-// of a page, where the processor's own prefetching ends, the other goes on.
-// For 256 columns neg has negs bytes.
-func rows(name string, size, negs int, setup func(), body func(r *rowProduct)) {
-	text("rows"+name+"VNNI", "func(out, out2 *float32, rows int, src, src2, values *byte, neg *int32, scales, sums *float32, blocks int)",
-		"rows"+name+"VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns",
-		"each, with the activations of one token: values and neg as oneToken has them for the type, scales as",
-		"quantizeRowGo writes them, sums the sums of each 32 activations.")
-	values, neg, scales, sums := GP64(), GP64(), GP64(), GP64()
-	r := [2]*rowProduct{
-		{load("src"), values, neg, scales, sums, 16},
-		{load("src2"), values, neg, scales, sums, 18},
-	}
-	out, out2, n, left := load("out"), load("out2"), load("rows"), GP64()
-	setup()
-	TESTQ(n, n)
-	JZ(LabelRef("done"))
-	Label("row")
-	for i := range 4 {
-		clearZ(zmm[16+i])
-	}
-	Load(Param("values"), values)
-	Load(Param("neg"), neg)
-	Load(Param("scales"), scales)
-	Load(Param("sums"), sums)
-	Load(Param("blocks"), left)
-	Label("block")
-	for _, r := range r {
-		for i := 0; i < size; i += 64 {
-			PREFETCHT0(ptr(r.src, ahead+i))
-		}
-		body(r)
-		ADDQ(U32(uint32(size)), r.src)
-	}
-	ADDQ(U32(256), values)
-	ADDQ(U32(uint32(negs)), neg)
-	ADDQ(U32(32), scales)
-	ADDQ(U32(32), sums)
-	DECQ(left)
-	JNZ(LabelRef("block"))
-	for i, out := range []reg.GPVirtual{out, out2} {
-		VADDPS(zmm[17+2*i], zmm[16+2*i], zmm[0])
-		sumPS(avx512, 0, 1)
-		VMOVSS(reg.X0, ptr(out, 0))
-		ADDQ(U32(4), out)
-	}
-	DECQ(n)
-	JNZ(LabelRef("row"))
-	Label("done")
 	ret()
 }
 
