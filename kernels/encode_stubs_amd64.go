@@ -91,8 +91,8 @@ func fitAffineAbsAVX2(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX2: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX2(p *byte, n int, half float32, trials *float32, count int)
 
-// screenGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
-func screenGreedyAVX2(p *byte, half float32) (unsettled uint32)
+// screenGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change; 2 vectors, 32 bytes apart
+func screenGreedyAVX2(p *byte, half float32) (unsettled uint64)
 
 // fitGreedyAVX2: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; 2 vectors, 32 bytes apart
 func fitGreedyAVX2(p *byte, half float32, rounds int)
@@ -127,8 +127,8 @@ func fitAffineAbsAVX512(p *byte, n int, top float32, trials *float32, count int)
 // fitSignedAVX512: scale and inv of every lane as quant's fitSigned finds them
 func fitSignedAVX512(p *byte, n int, half float32, trials *float32, count int)
 
-// screenGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change
-func screenGreedyAVX512(p *byte, half float32) (unsettled uint32)
+// screenGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change; 4 vectors, 6912 bytes apart
+func screenGreedyAVX512(p *byte, half float32) (unsettled uint64)
 
 // fitGreedyAVX512: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; 4 vectors, 6912 bytes apart
 func fitGreedyAVX512(p *byte, half float32, rounds int)

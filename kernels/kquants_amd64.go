@@ -25,10 +25,14 @@ type groups struct {
 // kScratch is the working memory of one row's encoding.
 type kScratch struct {
 	groups
-	more   [3]groups             // for fitGreedy
+	more   [3]groups             // for Q3_K
 	scales [supersQ3][16]float32 // of super-blocks of Q3_K
-	queues [2]greedyQueue        // groups for fewRounds and for maxRounds
-	padded [512]float32          // elements, or their importance, where a row ends early
+	stored [supersQ3]struct {    // what is made of them
+		d      float32
+		scales [16]uint8
+	}
+	queues [2]greedyQueue // groups for fewRounds and for maxRounds
+	padded [512]float32   // elements, or their importance, where a row ends early
 	fit    quant.KFit
 }
 
@@ -110,22 +114,23 @@ func (g *groups) fitSigned(n, half int, trials []float32) {
 		func(p *byte) { fitSignedAVX2(p, n, h, num, count) })
 }
 
-// screenGreedy sets the scales of groups of 16 that fitGreedy would leave as
-// they are, and returns a bit for each of the others.
-func (g *groups) screenGreedy() (unsettled uint32) {
-	p := unsafe.Pointer(g)
+// greedySets returns the groups structures that the next two take.
+func (s *kScratch) greedySets() []*groups {
+	sets := [4]*groups{&s.groups, &s.more[0], &s.more[1], &s.more[2]}
 	if hasAVX512 {
-		return screenGreedyAVX512((*byte)(p), 4)
+		return sets[:]
 	}
-	return screenGreedyAVX2((*byte)(p), 4) | screenGreedyAVX2((*byte)(unsafe.Add(p, 32)), 4)<<8
+	return sets[:1]
 }
 
-// greedySets is the number of groups structures that fitGreedy takes.
-func greedySets() int {
+// screenGreedy sets the scales of groups of 16 that fitGreedy would leave as
+// they are, and returns a bit for each of the others.
+func (s *kScratch) screenGreedy() (unsettled uint64) {
+	p := (*byte)(unsafe.Pointer(s))
 	if hasAVX512 {
-		return 4
+		return screenGreedyAVX512(p, 4)
 	}
-	return 1
+	return screenGreedyAVX2(p, 4)
 }
 
 // fitGreedy works on all sets of s. The search is over for the lanes whose wild
@@ -274,25 +279,36 @@ func (s *kScratch) take(t quant.Type, f *quant.KFit, first, count int) bool {
 // super-blocks. Groups that have to be searched are queued until they fill all
 // lanes.
 func (s *kScratch) encodeQ3(dst []byte, x []float32) {
-	for b := range len(x) / 256 {
-		xb := x[256*b:][:256]
-		transposeGroups(&s.groups.x, xb, 16)
-		unsettled := s.groups.screenGreedy()
-		s.scales[b] = s.groups.scale
+	blocks := len(x) / 256
+	sets := s.greedySets()
+	for b := 0; b < blocks; b += len(sets) {
+		n := min(len(sets), blocks-b)
+		for i := range n {
+			transposeGroups(&sets[i].x, x[256*(b+i):][:256], 16)
+		}
+		unsettled := s.screenGreedy() & (1<<(16*n) - 1)
+		for i := range n {
+			s.scales[b+i] = sets[i].scale
+		}
 		for ; unsettled != 0; unsettled &= unsettled - 1 {
-			j := bits.TrailingZeros32(unsettled)
-			s.enqueue(0, xb[16*j:], &s.scales[b][j])
+			j := 16*b + bits.TrailingZeros64(unsettled)
+			s.enqueue(0, x[16*j:], &s.scales[j/16][j%16])
 		}
 	}
 	s.searchQueue(0)
 	s.searchQueue(1)
 	f := &s.fit
-	size := quant.Q3_K.BlockSize()
-	clear(f.Inv[:])
-	for b := range len(x) / 256 {
-		xb := x[256*b:][:256]
+	// Rounding waits for its own results: all at once, it does so for several.
+	for b := range blocks {
 		f.Scale = s.scales[b]
 		roundScales(quant.Q3_K, f, false)
+		s.stored[b].d, s.stored[b].scales = f.D, f.LScale
+	}
+	size := quant.Q3_K.BlockSize()
+	clear(f.Inv[:])
+	for b := range blocks {
+		xb := x[256*b:][:256]
+		f.D, f.LScale = s.stored[b].d, s.stored[b].scales
 		if tiny := math.Abs(float64(f.D)) <= 1e-6; tiny || bytes.IndexByte(f.LScale[:], 32) >= 0 {
 			// A stored scale may be zero. Then the search's levels count.
 			for j, l := range f.LScale {
@@ -309,7 +325,7 @@ func (s *kScratch) encodeQ3(dst []byte, x []float32) {
 func (s *kScratch) enqueue(queue int, x []float32, scale *float32) {
 	q := &s.queues[queue]
 	q.add(x, scale)
-	if q.n == 16*greedySets() {
+	if q.n == 16*len(s.greedySets()) {
 		s.searchQueue(queue)
 	}
 }
@@ -321,8 +337,8 @@ func (s *kScratch) searchQueue(queue int) {
 	if q.n == 0 {
 		return
 	}
-	sets := [4]*groups{&s.groups, &s.more[0], &s.more[1], &s.more[2]}
-	for i := range greedySets() {
+	sets := s.greedySets()
+	for i := range sets {
 		// Lanes past the end search what an earlier turn left.
 		transposeGroups(&sets[i].x, unsafe.Slice(&q.x[16*i][0], 256), 16)
 	}

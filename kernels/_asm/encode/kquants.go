@@ -38,11 +38,13 @@ const (
 
 // Comparison predicates; false with NaN but for the last two.
 const (
+	equal        = 0
 	less         = 0x11
 	greater      = 0x1e
 	lessEqual    = 0x12
 	greaterEqual = 0x1d
 	notEqual     = 4
+	always       = 0xf
 	notLessEqual = 6
 )
 
@@ -487,13 +489,15 @@ func (t target) fitAffine(name string, absolute bool) {
 // extreme loads the elements of largest magnitude and that magnitude.
 func (t target) extreme(g, n reg.Register) (value, magnitude reg.VecVirtual) {
 	value, magnitude = t.zero(), t.zero()
-	each(g, n, 0, 4, func(x, _, _ Mem) {
-		v, a := t.load(x), t.reg()
-		VANDPS(kAbs, v, a)
-		t.blend(t.cmp(greater, a, magnitude), v, value)
-		VMAXPS(magnitude, a, magnitude)
-	})
+	each(g, n, 0, 4, func(x, _, _ Mem) { t.extremeStep(x, value, magnitude) })
 	return value, magnitude
+}
+
+func (t target) extremeStep(x Mem, value, magnitude reg.VecVirtual) {
+	v, a := t.load(x), t.reg()
+	VANDPS(kAbs, v, a)
+	t.blend(t.cmp(greater, a, magnitude), v, value)
+	VMAXPS(magnitude, a, magnitude)
 }
 
 // fitSigned is quant's fitSigned.
@@ -592,19 +596,39 @@ const (
 	rowSquare = rowW        // the weight
 )
 
-// greedyStart emits the first step of fitSignedGreedy for the lanes of g, and
-// returns its sums, and the largest magnitude. Where keep is set, it stores
-// levels and weights, else the levels plus roundMagic.
-func (t target) greedyStart(g, n reg.Register, magic, bottom, top reg.VecVirtual, keep bool) (sumlx, suml2, magnitude reg.VecVirtual) {
-	largest, magnitude := t.extreme(g, n)
-	inv := t.reg()
-	VDIVPS(largest, bottom, inv)
-	sumlx, suml2 = t.zero(), t.zero()
-	each(g, n, 0, 4, func(x, w, l Mem) {
+// The searches of fitSignedGreedy wait for their own results most of the time,
+// so that several vectors take turns: four structures with AVX-512, both halves
+// of one with AVX2.
+func (t target) greedySets() (sets, stride int) {
+	if t.lanes == 16 {
+		return 4, groupsSize
+	}
+	return 2, 32
+}
+
+// eachSet goes through the elements of all sets.
+func (t target) eachSet(g, n reg.Register, body func(s int, x, w, l Mem)) {
+	sets, stride := t.greedySets()
+	each(g, n, 0, 1, func(x, w, l Mem) {
+		for s := range sets {
+			body(s, x.Offset(s*stride), w.Offset(s*stride), l.Offset(s*stride))
+		}
+	})
+}
+
+// greedyStart emits the first step of fitSignedGreedy for lanes whose elements
+// of largest magnitude are given, and returns their sums. Where keep is set, it
+// stores levels and weights, else the levels plus roundMagic.
+func (t target) greedyStart(g, n reg.Register, magic, bottom, top reg.VecVirtual, largest []reg.VecVirtual, keep bool) (sumlx, suml2 []reg.VecVirtual) {
+	inv := largest
+	for _, v := range inv {
+		VDIVPS(v, bottom, v)
+		sumlx, suml2 = append(sumlx, t.zero()), append(suml2, t.zero())
+	}
+	t.eachSet(g, n, func(s int, x, w, l Mem) {
 		v, q, a, wv := t.load(x), t.reg(), t.reg(), t.reg()
-		VMULPS(inv, v, q)
-		VMAXPS(bottom, q, q)
-		VMINPS(top, q, q)
+		VMULPS(inv[s], v, q)
+		VMINPS(top, q, q) // no element is below bottom by more than rounding
 		VADDPS(magic, q, q)
 		if !keep {
 			VMOVUPS(q, l)
@@ -619,21 +643,21 @@ func (t target) greedyStart(g, n reg.Register, magic, bottom, top reg.VecVirtual
 		}
 		VMULPS(q, a, a)
 		VMOVUPS(a, w.Offset(rowA-rowW))
-		VADDPS(a, sumlx, sumlx)
+		VADDPS(a, sumlx[s], sumlx[s])
 		VMULPS(q, wv, a)
 		VMULPS(q, a, a)
 		VMOVUPS(a, l.Offset(rowB-rowL))
-		VADDPS(a, suml2, suml2)
+		VADDPS(a, suml2[s], suml2[s])
 	})
-	return sumlx, suml2, magnitude
+	return sumlx, suml2
 }
 
 // greedyScale stores the scales that the sums give.
-func (t target) greedyScale(sumlx, suml2, magnitude reg.VecVirtual, at Mem) {
+func (t target) greedyScale(sumlx, suml2 reg.VecVirtual, magnitude Op, at Mem) {
 	scale, q, zero := t.zero(), t.reg(), t.zero()
 	VDIVPS(suml2, sumlx, q)
 	t.blend(t.cmp(greater, suml2, zero), q, scale)
-	t.blend(t.cmp(less, magnitude, kSmall), zero, scale)
+	t.blend(t.cmp(greater, t.load(kSmall), magnitude), zero, scale)
 	VMOVUPS(scale, at)
 }
 
@@ -667,31 +691,53 @@ func greedyBounds() (middle, reach [16]float32) {
 // then, but never the other way round.
 func (t target) screenGreedy() {
 	name := "screenGreedy" + t.name
-	TEXT(name, NOSPLIT, "func(p *byte, half float32) (unsettled uint32)")
-	Doc(name + ": scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change")
+	TEXT(name, NOSPLIT, "func(p *byte, half float32) (unsettled uint64)")
+	sets, stride := t.greedySets()
+	Doc(fmt.Sprintf("%s: scale of every lane as quant's fitSignedGreedy finds it, but for those in unsettled, whose levels may change; %d vectors, %d bytes apart", name, sets, stride))
 	g, n := Load(Param("p"), GP64()), GP64()
 	MOVQ(U32(16), n)
+	at := func(set, disp int) Mem { return Mem{Base: g, Disp: disp + set*stride} }
 	magic := t.load(kMagic)
 	bottom, top := t.broadcast("half"), t.broadcast("half")
 	VXORPS(kSign, bottom, bottom)
 	VSUBPS(kOne, top, top)
-	sumlx, suml2, magnitude := t.greedyStart(g, n, magic, bottom, top, false)
-	t.greedyScale(sumlx, suml2, magnitude, Mem{Base: g, Disp: atScale})
+	var lowest, highest, largest []reg.VecVirtual
+	for s := range sets {
+		lowest, highest = append(lowest, t.load(at(s, rowX))), append(highest, t.load(at(s, rowX)))
+	}
+	t.eachSet(g, n, func(s int, x, _, _ Mem) {
+		v := t.load(x)
+		VMINPS(v, lowest[s], lowest[s])
+		VMAXPS(v, highest[s], highest[s])
+	})
+	for s := range sets {
+		VXORPS(kSign, lowest[s], lowest[s])
+		VMOVUPS(lowest[s], at(s, atLowest))
+		VMOVUPS(highest[s], at(s, atHighest))
+		v := t.reg()
+		largest = append(largest, v)
+		VXORPS(kSign, lowest[s], v)
+		t.blend(t.cmp(greater, highest[s], lowest[s]), highest[s], v)
+	}
+	sumlx, suml2 := t.greedyStart(g, n, magic, bottom, top, largest, false)
 
 	middle, reach := t.load(kMiddle), t.load(kReach)
 	tiny := t.load(kTiny)
 	// In a lane that stays, each element is on the good side.
-	var stay reg.Register
-	if t.lanes == 16 {
-		stay = K()
-		KXNORW(stay, stay, stay)
-	} else {
-		stay = t.cmp(15, tiny, tiny) // true
+	var stay []reg.Register
+	for range sets {
+		if t.lanes == 16 {
+			k := K()
+			KXNORW(k, k, k)
+			stay = append(stay, k)
+		} else {
+			stay = append(stay, t.cmp(always, tiny, tiny))
+		}
 	}
-	each(g, n, 0, 4, func(x, w, l Mem) {
+	t.eachSet(g, n, func(s int, x, w, l Mem) {
 		slx, sl2, index, m, r := t.reg(), t.reg(), t.load(l), t.reg(), t.reg()
-		VSUBPS(w.Offset(rowA-rowW), sumlx, slx)
-		VSUBPS(l.Offset(rowB-rowL), suml2, sl2)
+		VSUBPS(w.Offset(rowA-rowW), sumlx[s], slx)
+		VSUBPS(l.Offset(rowB-rowL), suml2[s], sl2)
 		VMULPS(x, sl2, sl2)
 		// The low bits of a level plus the magic number are the level's.
 		VPERMPS(middle, index, m)
@@ -699,41 +745,44 @@ func (t target) screenGreedy() {
 		VFNMADD231PS(slx, m, sl2) // sl2 -= slx * m
 		VANDPS(kAbs, sl2, sl2)
 		VFMSUB213PS(tiny, slx, r) // r = r*slx - tiny
-		if t.lanes == 16 {
-			// One instruction compares and narrows.
-			VCMPPS(Imm(less), r, sl2, stay, stay)
-		} else {
-			t.and(stay, t.cmp(less, sl2, r))
-		}
+		t.narrow(stay[s], greater, r, sl2)
 	})
-	bits := GP32()
-	small := t.cmp(less, magnitude, kSmall)
-	negative := t.cmp(lessEqual, sumlx, kZero)
-	if t.lanes == 16 {
-		KORW(small, stay, stay)
-		KORW(negative, stay, stay)
-		KNOTW(stay, stay)
-		KMOVW(stay, bits)
-	} else {
-		VORPS(small, stay, stay)
-		VORPS(negative, stay, stay)
-		VMOVMSKPS(stay, bits)
-		XORL(Imm(0xff), bits)
+	result := GP64()
+	XORL(result.As32(), result.As32())
+	for s := sets - 1; s >= 0; s-- {
+		low, magnitude := t.load(at(s, atLowest)), t.reg()
+		VMAXPS(at(s, atHighest), low, magnitude)
+		t.greedyScale(sumlx[s], suml2[s], magnitude, at(s, atScale))
+		negative := t.cmp(lessEqual, sumlx[s], kZero)
+		small := t.cmp(less, magnitude, kSmall)
+		// Of equal magnitudes the first counts: such groups are left to the search.
+		tie := t.cmp(equal, low, at(s, atHighest))
+		bits := GP64()
+		if t.lanes == 16 {
+			KORW(negative, stay[s], stay[s])
+			KANDNW(stay[s], tie, stay[s])
+			KORW(small, stay[s], stay[s])
+			KNOTW(stay[s], stay[s])
+			KMOVW(stay[s], bits.As32())
+		} else {
+			VORPS(negative, stay[s], stay[s])
+			VANDNPS(stay[s], tie, stay[s])
+			VORPS(small, stay[s], stay[s])
+			VMOVMSKPS(stay[s], bits.As32())
+			XORL(Imm(0xff), bits.As32())
+		}
+		SHLQ(Imm(uint64(t.lanes)), result)
+		ORQ(bits, result)
 	}
-	Store(bits, ReturnIndex(0))
+	Store(result, ReturnIndex(0))
 	ret()
 }
 
-// fitGreedy is quant's fitSignedGreedy for groups of 16. Each step of it waits
-// for the one before, so that several vectors take turns: four structures with
-// AVX-512, both halves of one with AVX2.
+// fitGreedy is quant's fitSignedGreedy for groups of 16.
 func (t target) fitGreedy() {
 	name := "fitGreedy" + t.name
 	TEXT(name, NOSPLIT, "func(p *byte, half float32, rounds int)")
-	sets, stride := 2, 32
-	if t.lanes == 16 {
-		sets, stride = 4, groupsSize
-	}
+	sets, stride := t.greedySets()
 	Doc(fmt.Sprintf("%s: scale of every lane as quant's fitSignedGreedy finds it in so many rounds; wild is not 0 where the last changed something; %d vectors, %d bytes apart", name, sets, stride))
 	g, n := Load(Param("p"), GP64()), GP64()
 	MOVQ(U32(16), n)
@@ -743,14 +792,15 @@ func (t target) fitGreedy() {
 	bottom, top := t.broadcast("half"), t.broadcast("half")
 	VXORPS(kSign, bottom, bottom)
 	VSUBPS(one, top, top)
-	sumlx, suml2 := make([]reg.VecVirtual, sets), make([]reg.VecVirtual, sets)
-	for s := range sets {
-		gs := GP64()
-		LEAQ(at(s, 0), gs)
-		var magnitude reg.VecVirtual
-		sumlx[s], suml2[s], magnitude = t.greedyStart(gs, n, magic, bottom, top, true)
-		VMOVUPS(magnitude, at(s, atHighest))
+	var largest, magnitude []reg.VecVirtual
+	for range sets {
+		largest, magnitude = append(largest, t.zero()), append(magnitude, t.zero())
 	}
+	t.eachSet(g, n, func(s int, x, _, _ Mem) { t.extremeStep(x, largest[s], magnitude[s]) })
+	for s, m := range magnitude {
+		VMOVUPS(m, at(s, atHighest))
+	}
+	sumlx, suml2 := t.greedyStart(g, n, magic, bottom, top, largest, true)
 	var mantissa reg.VecVirtual
 	if t.lanes == 16 {
 		mantissa = t.load(kMantissa)
@@ -766,45 +816,42 @@ func (t target) fitGreedy() {
 		for s := range sets {
 			VMOVUPS(zero, at(s, atWild)) // what changed
 		}
-		each(g, n, 0, 1, func(x, w, l Mem) {
-			for s := range sets {
-				x, w, l := x.Offset(s*stride), w.Offset(s*stride), l.Offset(s*stride)
-				slx, sl2, q, a, b := t.reg(), t.reg(), t.reg(), t.reg(), t.reg()
-				VSUBPS(w.Offset(rowA-rowW), sumlx[s], slx)
-				VSUBPS(l.Offset(rowB-rowL), suml2[s], sl2)
-				m := t.cmp(greater, slx, kZero)
-				VMULPS(x, sl2, q)
-				VDIVPS(slx, q, q)
-				VADDPS(magic, q, q)
-				if t.lanes == 16 {
-					VPTERNLOGD(Imm(0xea), kTwo23, mantissa, q) // q&mantissa | 2^23
-				} else {
-					VANDPS(kMantissa, q, q)
-					VORPS(kTwo23, q, q)
-				}
-				VMAXPS(bottom, q, q)
-				VMINPS(top, q, q)
-				VSUBPS(magic, q, q)
-				t.narrow(m, notEqual, q, l)
-				VMULPS(x.Offset(rowCube-rowX), q, a)
-				VADDPS(a, slx, slx)
-				VMULPS(w.Offset(rowSquare-rowW), q, b)
-				VMULPS(q, b, b)
-				VADDPS(b, sl2, sl2)
-				t.narrow(m, greater, sl2, kZero)
-				newLX, oldLX := t.reg(), t.reg()
-				VMULPS(slx, slx, newLX)
-				VMULPS(suml2[s], newLX, newLX)
-				VMULPS(sumlx[s], sumlx[s], oldLX)
-				VMULPS(sl2, oldLX, oldLX)
-				t.narrow(m, greater, newLX, oldLX)
-				t.blend(m, slx, sumlx[s])
-				t.blend(m, sl2, suml2[s])
-				t.storeMasked(m, q, l)
-				t.storeMasked(m, a, w.Offset(rowA-rowW))
-				t.storeMasked(m, b, l.Offset(rowB-rowL))
-				t.storeMasked(m, magic, at(s, atWild))
+		t.eachSet(g, n, func(s int, x, w, l Mem) {
+			slx, sl2, q, a, b := t.reg(), t.reg(), t.reg(), t.reg(), t.reg()
+			VSUBPS(w.Offset(rowA-rowW), sumlx[s], slx)
+			VSUBPS(l.Offset(rowB-rowL), suml2[s], sl2)
+			m := t.cmp(greater, slx, kZero)
+			VMULPS(x, sl2, q)
+			VDIVPS(slx, q, q)
+			VADDPS(magic, q, q)
+			if t.lanes == 16 {
+				VPTERNLOGD(Imm(0xea), kTwo23, mantissa, q) // q&mantissa | 2^23
+			} else {
+				VANDPS(kMantissa, q, q)
+				VORPS(kTwo23, q, q)
 			}
+			VMAXPS(bottom, q, q)
+			VMINPS(top, q, q)
+			VSUBPS(magic, q, q)
+			t.narrow(m, notEqual, q, l)
+			VMULPS(x.Offset(rowCube-rowX), q, a)
+			VADDPS(a, slx, slx)
+			VMULPS(w.Offset(rowSquare-rowW), q, b)
+			VMULPS(q, b, b)
+			VADDPS(b, sl2, sl2)
+			t.narrow(m, greater, sl2, kZero)
+			newLX, oldLX := t.reg(), t.reg()
+			VMULPS(slx, slx, newLX)
+			VMULPS(suml2[s], newLX, newLX)
+			VMULPS(sumlx[s], sumlx[s], oldLX)
+			VMULPS(sl2, oldLX, oldLX)
+			t.narrow(m, greater, newLX, oldLX)
+			t.blend(m, slx, sumlx[s])
+			t.blend(m, sl2, suml2[s])
+			t.storeMasked(m, q, l)
+			t.storeMasked(m, a, w.Offset(rowA-rowW))
+			t.storeMasked(m, b, l.Offset(rowB-rowL))
+			t.storeMasked(m, magic, at(s, atWild))
 		})
 		changed := t.load(at(0, atWild))
 		for s := 1; s < sets; s++ {
@@ -816,7 +863,7 @@ func (t target) fitGreedy() {
 	JNZ(LabelRef(again))
 	Label(done)
 	for s := range sets {
-		t.greedyScale(sumlx[s], suml2[s], t.load(at(s, atHighest)), at(s, atScale))
+		t.greedyScale(sumlx[s], suml2[s], at(s, atHighest), at(s, atScale))
 	}
 	ret()
 }
