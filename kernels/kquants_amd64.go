@@ -300,9 +300,13 @@ func (s *kScratch) encodeQ3(dst []byte, x []float32) {
 	f := &s.fit
 	// Rounding waits for its own results: all at once, it does so for several.
 	for b := range blocks {
-		f.Scale = s.scales[b]
-		roundScales(quant.Q3_K, f, false)
-		s.stored[b].d, s.stored[b].scales = f.D, f.LScale
+		to := &s.stored[b]
+		var ok bool
+		if to.d, ok = roundSigned(&to.scales, &s.scales[b], 32, 32); !ok {
+			f.Scale = s.scales[b]
+			f.Round(quant.Q3_K, false)
+			to.d, to.scales = f.D, f.LScale
+		}
 	}
 	size := quant.Q3_K.BlockSize()
 	clear(f.Inv[:])
@@ -366,24 +370,24 @@ func (s *kScratch) searchQueue(queue int) {
 
 // roundScales is f.Round.
 func roundScales(t quant.Type, f *quant.KFit, weighted bool) {
+	if t == quant.Q6_K {
+		var ok bool
+		if f.D, ok = roundSigned(&f.LScale, &f.Scale, 128, 0); ok {
+			return
+		}
+	}
+	f.Round(t, weighted)
+}
+
+// roundSigned sets levels to scales in units of -1/half of the one of largest
+// magnitude, plus offset, and returns that unit. It is not ok where all are
+// zeros, or numbers that need care.
+func roundSigned(levels *[16]uint8, scales *[16]float32, half, offset float32) (unit float32, ok bool) {
 	const magic = 12582912 // see quant's nearestInt
-	var half, offset float32
-	switch {
-	case t == quant.Q3_K && !weighted:
-		half, offset = 32, 32
-	case t == quant.Q6_K:
-		half = 128
-	default:
-		f.Round(t, weighted)
-		return
-	}
-	largest := roundScalesAVX2(&f.LScale[0], &f.Scale[0], -half, magic+offset, magic+offset+half-1)
-	if m := math.Abs(float64(largest)); m > 1e-14 && m < 1e30 {
-		inv := -half / largest
-		f.D = 1 / inv
-		return
-	}
-	f.Round(t, weighted) // all zeros, or numbers that need care
+	largest := roundScalesAVX2(&levels[0], &scales[0], -half, magic+offset, magic+offset+half-1)
+	m := math.Abs(float64(largest))
+	inv := -half / largest
+	return 1 / inv, m > 1e-14 && m < 1e30
 }
 
 var kLevels = quant.KLevels{

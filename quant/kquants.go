@@ -370,13 +370,12 @@ func scaleQ3(packed []byte, j int) int {
 
 // putScalesQ3 packs 16 scales, offset included.
 func putScalesQ3(packed []byte, scales *[16]uint8) {
-	_ = packed[11]
-	for j := range 8 {
-		packed[j] = scales[j]&15 | scales[j+8]<<4
-	}
-	for j := range 4 {
-		packed[8+j] = scales[j]>>4 | scales[j+4]>>4<<2 | scales[j+8]>>4<<4 | scales[j+12]>>4<<6
-	}
+	const low, high = 0x0f0f0f0f0f0f0f0f, 0x0303030303030303
+	a, b := binary.LittleEndian.Uint64(scales[:]), binary.LittleEndian.Uint64(scales[8:])
+	binary.LittleEndian.PutUint64(packed, a&low|b&low<<4)
+	a, b = a>>4&high, b>>4&high
+	a |= b << 4                                                // groups j and j+8
+	binary.LittleEndian.PutUint32(packed[8:], uint32(a|a>>30)) // and j+4, j+12
 }
 
 func (f *KFit) putQ3(dst []byte, x []float32, kernel *KLevels) {
