@@ -151,40 +151,46 @@ func gemmInt8g16oAVX2(c *float32, u *byte, scale *float32, offset *float32, acts
 //go:noescape
 func dotF32AVX512(x *byte, y *float32, n int) float32
 
-// dotTwoF32AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsF32AVX512 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoF32AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsF32AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
-// dotTwoF16AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsF16AVX512 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
-// dotTwoBF16AVX512 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsBF16AVX512 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoBF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsBF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
 // dotF32AVX2 returns the sum of x[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
 func dotF32AVX2(x *byte, y *float32, n int) float32
 
-// dotTwoF32AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsF32AVX2 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoF32AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsF32AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
-// dotTwoF16AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsF16AVX2 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
-// dotTwoBF16AVX2 returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.
+// dotRowsBF16AVX2 multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,
+// a multiple of the vector length but not 0, and skip bytes that are not.
 //
 //go:noescape
-func dotTwoBF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
+func dotRowsBF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
 // dotGroups32VNNI returns the sum over g of scale[g]*scales[g] * sum of u[i]*values[i] over group g of 32.
 //
@@ -549,180 +555,180 @@ func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
 //go:noescape
 func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
 
-// rowsQ4_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ4_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ4_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ4_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ8_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ8_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ8_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ8_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ4KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ4KVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ4KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ4KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ5KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ5KVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ5KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ5KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ6KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ6KVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ6KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ4XSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ4XSVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ4XSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ4NLVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ4NLVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ4NLVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ4NLVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ4_1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ4_1VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ4_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ4_1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ5_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ5_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ5_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ5_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ5_1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ5_1VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ5_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ5_1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsMXFP4VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsMXFP4VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsMXFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsMXFP4VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsNVFP4VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsNVFP4VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsNVFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsNVFP4VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ2KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 16 activations.
+// rowsQ2KVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 16 activations.
 //
 //go:noescape
-func rowsQ2KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ2KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ3KVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ3KVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ3KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ3KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsTQ2VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsTQ2VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsTQ2VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsTQ2VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ2_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ2_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ2_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ2_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsQ1_0VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsQ1_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsQ1_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsQ1_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsTQ1VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: values and neg as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsTQ1VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsTQ1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+func rowsTQ1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ2XXSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ2XXSVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ2XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ2XXSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ2XSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ2XSVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ2XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ2XSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ2SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ2SVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ2SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ2SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ3XXSVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ3XXSVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ3XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ3XXSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ3SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ3SVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ3SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ3SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ1SVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 32 activations.
+// rowsIQ1SVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 32 activations.
 //
 //go:noescape
-func rowsIQ1SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ1SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
-// rowsIQ1MVNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns
-// each, with the activations of one token: table is the type's, values as oneToken has them for the type, scales as
-// quantizeRowGo writes them, sums the sums of each 16 activations.
+// rowsIQ1MVNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
+// of one token: table is the type's, values as oneToken has them for the type, scales as quantizeRowGo writes them,
+// sums the sums of each 16 activations.
 //
 //go:noescape
-func rowsIQ1MVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+func rowsIQ1MVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 
 // negSumsVNNI writes n times 16 negated sums of 4 values, shifted left: those of 64 values, or for each = 2
 // those of 64 and of the 64 after them together.

@@ -4091,218 +4091,461 @@ sum:
 	VZEROUPPER
 	RET
 
-// func dotTwoF32AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, AVX512F, MMX+, SSE
-TEXT ·dotTwoF32AVX512(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsF32AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·dotRowsF32AVX512(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000020
+	CMPQ        DI, $0x00000020
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	PREFETCHT0  2112(AX)
-	VMOVUPS     (AX), Z4
-	VFMADD231PS (DX), Z4, Z0
-	VMOVUPS     64(AX), Z5
-	VFMADD231PS 64(DX), Z5, Z1
-	ADDQ        $0x00000080, AX
-	PREFETCHT0  2048(CX)
-	PREFETCHT0  2112(CX)
-	VMOVUPS     (CX), Z6
-	VFMADD231PS (DX), Z6, Z2
-	VMOVUPS     64(CX), Z7
-	VFMADD231PS 64(DX), Z7, Z3
+	VMOVUPS     (AX), Z8
+	VMOVUPS     64(AX), Z9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	PREFETCHT0  832(CX)
+	PREFETCHT1  1600(CX)
+	VFMADD231PS (CX), Z8, Z0
+	VFMADD231PS 64(CX), Z9, Z1
 	ADDQ        $0x00000080, CX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	PREFETCHT0  832(DX)
+	PREFETCHT1  1600(DX)
+	VFMADD231PS (DX), Z8, Z2
+	VFMADD231PS 64(DX), Z9, Z3
 	ADDQ        $0x00000080, DX
-	SUBQ        $0x00000020, BX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	PREFETCHT0  832(BX)
+	PREFETCHT1  1600(BX)
+	VFMADD231PS (BX), Z8, Z4
+	VFMADD231PS 64(BX), Z9, Z5
+	ADDQ        $0x00000080, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	PREFETCHT0  832(SI)
+	PREFETCHT1  1600(SI)
+	VFMADD231PS (SI), Z8, Z6
+	VFMADD231PS 64(SI), Z9, Z7
+	ADDQ        $0x00000080, SI
+	ADDQ        $0x00000080, AX
+	SUBQ        $0x00000020, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VMOVUPS     (AX), Z4
-	VFMADD231PS (DX), Z4, Z0
-	ADDQ        $0x00000040, AX
-	PREFETCHT0  2048(CX)
-	VMOVUPS     (CX), Z6
-	VFMADD231PS (DX), Z6, Z2
+	VMOVUPS     (AX), Z8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VFMADD231PS (CX), Z8, Z0
 	ADDQ        $0x00000040, CX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VFMADD231PS (DX), Z8, Z2
 	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VFMADD231PS (BX), Z8, Z4
+	ADDQ        $0x00000040, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VFMADD231PS (SI), Z8, Z6
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 
 sum:
+	MOVQ          skip+40(FP), DI
+	ADDQ          DI, CX
 	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VEXTRACTF64X4 $0x01, Z2, Y1
-	VADDPS        Y1, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x0e, X2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x01, X2, X1
-	VADDSS        X1, X2, X2
-	MOVSS         X0, ret+32(FP)
-	MOVSS         X2, ret1+36(FP)
+	ADDQ          DI, DX
+	VADDPS        Z3, Z2, Z1
+	ADDQ          DI, BX
+	VADDPS        Z5, Z4, Z2
+	ADDQ          DI, SI
+	VADDPS        Z7, Z6, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
+	JNZ           row
+
+done:
 	VZEROUPPER
 	RET
 
-// func dotTwoF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, AVX512F, MMX+, SSE
-TEXT ·dotTwoF16AVX512(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·dotRowsF16AVX512(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000020
+	CMPQ        DI, $0x00000020
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Z4
-	VFMADD231PS (DX), Z4, Z0
-	VCVTPH2PS   32(AX), Z5
-	VFMADD231PS 64(DX), Z5, Z1
-	ADDQ        $0x00000040, AX
-	PREFETCHT0  2048(CX)
-	VCVTPH2PS   (CX), Z6
-	VFMADD231PS (DX), Z6, Z2
-	VCVTPH2PS   32(CX), Z7
-	VFMADD231PS 64(DX), Z7, Z3
+	VMOVUPS     (AX), Z8
+	VMOVUPS     64(AX), Z9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VCVTPH2PS   (CX), Z10
+	VFMADD231PS Z8, Z10, Z0
+	VCVTPH2PS   32(CX), Z11
+	VFMADD231PS Z9, Z11, Z1
 	ADDQ        $0x00000040, CX
-	ADDQ        $0x00000080, DX
-	SUBQ        $0x00000020, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VCVTPH2PS   (DX), Z12
+	VFMADD231PS Z8, Z12, Z2
+	VCVTPH2PS   32(DX), Z13
+	VFMADD231PS Z9, Z13, Z3
+	ADDQ        $0x00000040, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VCVTPH2PS   (BX), Z14
+	VFMADD231PS Z8, Z14, Z4
+	VCVTPH2PS   32(BX), Z15
+	VFMADD231PS Z9, Z15, Z5
+	ADDQ        $0x00000040, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VCVTPH2PS   (SI), Z10
+	VFMADD231PS Z8, Z10, Z6
+	VCVTPH2PS   32(SI), Z11
+	VFMADD231PS Z9, Z11, Z7
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000080, AX
+	SUBQ        $0x00000020, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Z4
-	VFMADD231PS (DX), Z4, Z0
-	ADDQ        $0x00000020, AX
-	PREFETCHT0  2048(CX)
-	VCVTPH2PS   (CX), Z6
-	VFMADD231PS (DX), Z6, Z2
+	VMOVUPS     (AX), Z8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VCVTPH2PS   (CX), Z10
+	VFMADD231PS Z8, Z10, Z0
 	ADDQ        $0x00000020, CX
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VCVTPH2PS   (DX), Z12
+	VFMADD231PS Z8, Z12, Z2
+	ADDQ        $0x00000020, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VCVTPH2PS   (BX), Z14
+	VFMADD231PS Z8, Z14, Z4
+	ADDQ        $0x00000020, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VCVTPH2PS   (SI), Z10
+	VFMADD231PS Z8, Z10, Z6
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 
 sum:
+	MOVQ          skip+40(FP), DI
+	ADDQ          DI, CX
 	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VEXTRACTF64X4 $0x01, Z2, Y1
-	VADDPS        Y1, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x0e, X2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x01, X2, X1
-	VADDSS        X1, X2, X2
-	MOVSS         X0, ret+32(FP)
-	MOVSS         X2, ret1+36(FP)
+	ADDQ          DI, DX
+	VADDPS        Z3, Z2, Z1
+	ADDQ          DI, BX
+	VADDPS        Z5, Z4, Z2
+	ADDQ          DI, SI
+	VADDPS        Z7, Z6, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
+	JNZ           row
+
+done:
 	VZEROUPPER
 	RET
 
-// func dotTwoBF16AVX512(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, AVX512F, MMX+, SSE
-TEXT ·dotTwoBF16AVX512(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsBF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·dotRowsBF16AVX512(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000020
+	CMPQ        DI, $0x00000020
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (DX), Z4, Z0
-	VPMOVZXWD   32(AX), Z5
-	VPSLLD      $0x10, Z5, Z5
-	VFMADD231PS 64(DX), Z5, Z1
-	ADDQ        $0x00000040, AX
-	PREFETCHT0  2048(CX)
-	VPMOVZXWD   (CX), Z6
-	VPSLLD      $0x10, Z6, Z6
-	VFMADD231PS (DX), Z6, Z2
-	VPMOVZXWD   32(CX), Z7
-	VPSLLD      $0x10, Z7, Z7
-	VFMADD231PS 64(DX), Z7, Z3
+	VMOVUPS     (AX), Z8
+	VMOVUPS     64(AX), Z9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VPMOVZXWD   (CX), Z10
+	VPSLLD      $0x10, Z10, Z10
+	VFMADD231PS Z8, Z10, Z0
+	VPMOVZXWD   32(CX), Z11
+	VPSLLD      $0x10, Z11, Z11
+	VFMADD231PS Z9, Z11, Z1
 	ADDQ        $0x00000040, CX
-	ADDQ        $0x00000080, DX
-	SUBQ        $0x00000020, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VPMOVZXWD   (DX), Z12
+	VPSLLD      $0x10, Z12, Z12
+	VFMADD231PS Z8, Z12, Z2
+	VPMOVZXWD   32(DX), Z13
+	VPSLLD      $0x10, Z13, Z13
+	VFMADD231PS Z9, Z13, Z3
+	ADDQ        $0x00000040, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VPMOVZXWD   (BX), Z14
+	VPSLLD      $0x10, Z14, Z14
+	VFMADD231PS Z8, Z14, Z4
+	VPMOVZXWD   32(BX), Z15
+	VPSLLD      $0x10, Z15, Z15
+	VFMADD231PS Z9, Z15, Z5
+	ADDQ        $0x00000040, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VPMOVZXWD   (SI), Z10
+	VPSLLD      $0x10, Z10, Z10
+	VFMADD231PS Z8, Z10, Z6
+	VPMOVZXWD   32(SI), Z11
+	VPSLLD      $0x10, Z11, Z11
+	VFMADD231PS Z9, Z11, Z7
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000080, AX
+	SUBQ        $0x00000020, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Z4
-	VPSLLD      $0x10, Z4, Z4
-	VFMADD231PS (DX), Z4, Z0
-	ADDQ        $0x00000020, AX
-	PREFETCHT0  2048(CX)
-	VPMOVZXWD   (CX), Z6
-	VPSLLD      $0x10, Z6, Z6
-	VFMADD231PS (DX), Z6, Z2
+	VMOVUPS     (AX), Z8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VPMOVZXWD   (CX), Z10
+	VPSLLD      $0x10, Z10, Z10
+	VFMADD231PS Z8, Z10, Z0
 	ADDQ        $0x00000020, CX
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VPMOVZXWD   (DX), Z12
+	VPSLLD      $0x10, Z12, Z12
+	VFMADD231PS Z8, Z12, Z2
+	ADDQ        $0x00000020, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VPMOVZXWD   (BX), Z14
+	VPSLLD      $0x10, Z14, Z14
+	VFMADD231PS Z8, Z14, Z4
+	ADDQ        $0x00000020, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VPMOVZXWD   (SI), Z10
+	VPSLLD      $0x10, Z10, Z10
+	VFMADD231PS Z8, Z10, Z6
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 
 sum:
+	MOVQ          skip+40(FP), DI
+	ADDQ          DI, CX
 	VADDPS        Z1, Z0, Z0
-	VADDPS        Z3, Z2, Z2
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VEXTRACTF64X4 $0x01, Z2, Y1
-	VADDPS        Y1, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x0e, X2, X1
-	VADDPS        X1, X2, X2
-	VPSHUFD       $0x01, X2, X1
-	VADDSS        X1, X2, X2
-	MOVSS         X0, ret+32(FP)
-	MOVSS         X2, ret1+36(FP)
+	ADDQ          DI, DX
+	VADDPS        Z3, Z2, Z1
+	ADDQ          DI, BX
+	VADDPS        Z5, Z4, Z2
+	ADDQ          DI, SI
+	VADDPS        Z7, Z6, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
+	JNZ           row
+
+done:
 	VZEROUPPER
 	RET
 
@@ -4357,204 +4600,429 @@ sum:
 	VZEROUPPER
 	RET
 
-// func dotTwoF32AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, FMA3, MMX+, SSE
-TEXT ·dotTwoF32AVX2(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsF32AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·dotRowsF32AVX2(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000010
+	CMPQ        DI, $0x00000010
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	VMOVUPS     (AX), Y4
-	VFMADD231PS (DX), Y4, Y0
-	VMOVUPS     32(AX), Y5
-	VFMADD231PS 32(DX), Y5, Y1
-	ADDQ        $0x00000040, AX
-	PREFETCHT0  2048(CX)
-	VMOVUPS     (CX), Y6
-	VFMADD231PS (DX), Y6, Y2
-	VMOVUPS     32(CX), Y7
-	VFMADD231PS 32(DX), Y7, Y3
+	VMOVUPS     (AX), Y8
+	VMOVUPS     32(AX), Y9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VFMADD231PS (CX), Y8, Y0
+	VFMADD231PS 32(CX), Y9, Y1
 	ADDQ        $0x00000040, CX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VFMADD231PS (DX), Y8, Y2
+	VFMADD231PS 32(DX), Y9, Y3
 	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VFMADD231PS (BX), Y8, Y4
+	VFMADD231PS 32(BX), Y9, Y5
+	ADDQ        $0x00000040, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VFMADD231PS (SI), Y8, Y6
+	VFMADD231PS 32(SI), Y9, Y7
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VMOVUPS     (AX), Y4
-	VFMADD231PS (DX), Y4, Y0
-	ADDQ        $0x00000020, AX
-	PREFETCHT0  2048(CX)
-	VMOVUPS     (CX), Y6
-	VFMADD231PS (DX), Y6, Y2
+	VMOVUPS     (AX), Y8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VFMADD231PS (CX), Y8, Y0
 	ADDQ        $0x00000020, CX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VFMADD231PS (DX), Y8, Y2
 	ADDQ        $0x00000020, DX
-	SUBQ        $0x00000008, BX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VFMADD231PS (BX), Y8, Y4
+	ADDQ        $0x00000020, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VFMADD231PS (SI), Y8, Y6
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, DI
 
 sum:
+	MOVQ         skip+40(FP), DI
+	ADDQ         DI, CX
 	VADDPS       Y1, Y0, Y0
-	VADDPS       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x0e, X0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x01, X0, X1
-	VADDSS       X1, X0, X0
-	VEXTRACTF128 $0x01, Y2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x0e, X2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x01, X2, X1
-	VADDSS       X1, X2, X2
-	MOVSS        X0, ret+32(FP)
-	MOVSS        X2, ret1+36(FP)
+	ADDQ         DI, DX
+	VADDPS       Y3, Y2, Y1
+	ADDQ         DI, BX
+	VADDPS       Y5, Y4, Y2
+	ADDQ         DI, SI
+	VADDPS       Y7, Y6, Y3
+	MOVQ         out+0(FP), DI
+	ADDQ         $0x00000004, out+0(FP)
+	MOVQ         outStep+8(FP), AX
+	VEXTRACTF128 $0x01, Y0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x0e, X0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x01, X0, X4
+	VADDSS       X4, X0, X0
+	VMOVSS       X0, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x0e, X1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x01, X1, X4
+	VADDSS       X4, X1, X1
+	VMOVSS       X1, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x0e, X2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x01, X2, X4
+	VADDSS       X4, X2, X2
+	VMOVSS       X2, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x0e, X3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x01, X3, X4
+	VADDSS       X4, X3, X3
+	VMOVSS       X3, (DI)
+	ADDQ         AX, DI
+	DECQ         rows+16(FP)
+	JNZ          row
+
+done:
 	VZEROUPPER
 	RET
 
-// func dotTwoF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, F16C, FMA3, MMX+, SSE
-TEXT ·dotTwoF16AVX2(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, F16C, FMA3, MMX+
+TEXT ·dotRowsF16AVX2(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000010
+	CMPQ        DI, $0x00000010
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Y4
-	VFMADD231PS (DX), Y4, Y0
-	VCVTPH2PS   16(AX), Y5
-	VFMADD231PS 32(DX), Y5, Y1
-	ADDQ        $0x00000020, AX
-	PREFETCHT0  2048(CX)
-	VCVTPH2PS   (CX), Y6
-	VFMADD231PS (DX), Y6, Y2
-	VCVTPH2PS   16(CX), Y7
-	VFMADD231PS 32(DX), Y7, Y3
+	VMOVUPS     (AX), Y8
+	VMOVUPS     32(AX), Y9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VCVTPH2PS   (CX), Y10
+	VFMADD231PS Y8, Y10, Y0
+	VCVTPH2PS   16(CX), Y11
+	VFMADD231PS Y9, Y11, Y1
 	ADDQ        $0x00000020, CX
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VCVTPH2PS   (DX), Y12
+	VFMADD231PS Y8, Y12, Y2
+	VCVTPH2PS   16(DX), Y13
+	VFMADD231PS Y9, Y13, Y3
+	ADDQ        $0x00000020, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y8, Y14, Y4
+	VCVTPH2PS   16(BX), Y15
+	VFMADD231PS Y9, Y15, Y5
+	ADDQ        $0x00000020, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VCVTPH2PS   (SI), Y10
+	VFMADD231PS Y8, Y10, Y6
+	VCVTPH2PS   16(SI), Y11
+	VFMADD231PS Y9, Y11, Y7
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VCVTPH2PS   (AX), Y4
-	VFMADD231PS (DX), Y4, Y0
-	ADDQ        $0x00000010, AX
-	PREFETCHT0  2048(CX)
-	VCVTPH2PS   (CX), Y6
-	VFMADD231PS (DX), Y6, Y2
+	VMOVUPS     (AX), Y8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VCVTPH2PS   (CX), Y10
+	VFMADD231PS Y8, Y10, Y0
 	ADDQ        $0x00000010, CX
-	ADDQ        $0x00000020, DX
-	SUBQ        $0x00000008, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VCVTPH2PS   (DX), Y12
+	VFMADD231PS Y8, Y12, Y2
+	ADDQ        $0x00000010, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VCVTPH2PS   (BX), Y14
+	VFMADD231PS Y8, Y14, Y4
+	ADDQ        $0x00000010, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VCVTPH2PS   (SI), Y10
+	VFMADD231PS Y8, Y10, Y6
+	ADDQ        $0x00000010, SI
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, DI
 
 sum:
+	MOVQ         skip+40(FP), DI
+	ADDQ         DI, CX
 	VADDPS       Y1, Y0, Y0
-	VADDPS       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x0e, X0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x01, X0, X1
-	VADDSS       X1, X0, X0
-	VEXTRACTF128 $0x01, Y2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x0e, X2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x01, X2, X1
-	VADDSS       X1, X2, X2
-	MOVSS        X0, ret+32(FP)
-	MOVSS        X2, ret1+36(FP)
+	ADDQ         DI, DX
+	VADDPS       Y3, Y2, Y1
+	ADDQ         DI, BX
+	VADDPS       Y5, Y4, Y2
+	ADDQ         DI, SI
+	VADDPS       Y7, Y6, Y3
+	MOVQ         out+0(FP), DI
+	ADDQ         $0x00000004, out+0(FP)
+	MOVQ         outStep+8(FP), AX
+	VEXTRACTF128 $0x01, Y0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x0e, X0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x01, X0, X4
+	VADDSS       X4, X0, X0
+	VMOVSS       X0, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x0e, X1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x01, X1, X4
+	VADDSS       X4, X1, X1
+	VMOVSS       X1, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x0e, X2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x01, X2, X4
+	VADDSS       X4, X2, X2
+	VMOVSS       X2, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x0e, X3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x01, X3, X4
+	VADDSS       X4, X3, X3
+	VMOVSS       X3, (DI)
+	ADDQ         AX, DI
+	DECQ         rows+16(FP)
+	JNZ          row
+
+done:
 	VZEROUPPER
 	RET
 
-// func dotTwoBF16AVX2(a *byte, b *byte, y *float32, n int) (float32, float32)
-// Requires: AVX, AVX2, FMA3, MMX+, SSE
-TEXT ·dotTwoBF16AVX2(SB), NOSPLIT, $0-40
-	MOVQ  a+0(FP), AX
-	MOVQ  b+8(FP), CX
-	MOVQ  y+16(FP), DX
-	MOVQ  n+24(FP), BX
+// func dotRowsBF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·dotRowsBF16AVX2(SB), NOSPLIT, $0-64
+	MOVQ src+24(FP), CX
+	MOVQ srcStep+32(FP), AX
+	MOVQ CX, DX
+	ADDQ AX, DX
+	MOVQ DX, BX
+	ADDQ AX, BX
+	MOVQ BX, SI
+	ADDQ AX, SI
+	CMPQ rows+16(FP), $0x00000000
+	JZ   done
+
+row:
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  y+48(FP), AX
+	MOVQ  n+56(FP), DI
 
 wide:
-	CMPQ        BX, $0x00000010
+	CMPQ        DI, $0x00000010
 	JL          narrow
-	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Y4
-	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (DX), Y4, Y0
-	VPMOVZXWD   16(AX), Y5
-	VPSLLD      $0x10, Y5, Y5
-	VFMADD231PS 32(DX), Y5, Y1
-	ADDQ        $0x00000020, AX
-	PREFETCHT0  2048(CX)
-	VPMOVZXWD   (CX), Y6
-	VPSLLD      $0x10, Y6, Y6
-	VFMADD231PS (DX), Y6, Y2
-	VPMOVZXWD   16(CX), Y7
-	VPSLLD      $0x10, Y7, Y7
-	VFMADD231PS 32(DX), Y7, Y3
+	VMOVUPS     (AX), Y8
+	VMOVUPS     32(AX), Y9
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VPMOVZXWD   (CX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS Y8, Y10, Y0
+	VPMOVZXWD   16(CX), Y11
+	VPSLLD      $0x10, Y11, Y11
+	VFMADD231PS Y9, Y11, Y1
 	ADDQ        $0x00000020, CX
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VPMOVZXWD   (DX), Y12
+	VPSLLD      $0x10, Y12, Y12
+	VFMADD231PS Y8, Y12, Y2
+	VPMOVZXWD   16(DX), Y13
+	VPSLLD      $0x10, Y13, Y13
+	VFMADD231PS Y9, Y13, Y3
+	ADDQ        $0x00000020, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VPMOVZXWD   (BX), Y14
+	VPSLLD      $0x10, Y14, Y14
+	VFMADD231PS Y8, Y14, Y4
+	VPMOVZXWD   16(BX), Y15
+	VPSLLD      $0x10, Y15, Y15
+	VFMADD231PS Y9, Y15, Y5
+	ADDQ        $0x00000020, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VPMOVZXWD   (SI), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS Y8, Y10, Y6
+	VPMOVZXWD   16(SI), Y11
+	VPSLLD      $0x10, Y11, Y11
+	VFMADD231PS Y9, Y11, Y7
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, AX
+	SUBQ        $0x00000010, DI
 	JMP         wide
 
 narrow:
-	TESTQ       BX, BX
+	TESTQ       DI, DI
 	JZ          sum
-	PREFETCHT0  2048(AX)
-	VPMOVZXWD   (AX), Y4
-	VPSLLD      $0x10, Y4, Y4
-	VFMADD231PS (DX), Y4, Y0
-	ADDQ        $0x00000010, AX
-	PREFETCHT0  2048(CX)
-	VPMOVZXWD   (CX), Y6
-	VPSLLD      $0x10, Y6, Y6
-	VFMADD231PS (DX), Y6, Y2
+	VMOVUPS     (AX), Y8
+	PREFETCHT0  768(CX)
+	PREFETCHT1  1536(CX)
+	VPMOVZXWD   (CX), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS Y8, Y10, Y0
 	ADDQ        $0x00000010, CX
-	ADDQ        $0x00000020, DX
-	SUBQ        $0x00000008, BX
+	PREFETCHT0  768(DX)
+	PREFETCHT1  1536(DX)
+	VPMOVZXWD   (DX), Y12
+	VPSLLD      $0x10, Y12, Y12
+	VFMADD231PS Y8, Y12, Y2
+	ADDQ        $0x00000010, DX
+	PREFETCHT0  768(BX)
+	PREFETCHT1  1536(BX)
+	VPMOVZXWD   (BX), Y14
+	VPSLLD      $0x10, Y14, Y14
+	VFMADD231PS Y8, Y14, Y4
+	ADDQ        $0x00000010, BX
+	PREFETCHT0  768(SI)
+	PREFETCHT1  1536(SI)
+	VPMOVZXWD   (SI), Y10
+	VPSLLD      $0x10, Y10, Y10
+	VFMADD231PS Y8, Y10, Y6
+	ADDQ        $0x00000010, SI
+	ADDQ        $0x00000020, AX
+	SUBQ        $0x00000008, DI
 
 sum:
+	MOVQ         skip+40(FP), DI
+	ADDQ         DI, CX
 	VADDPS       Y1, Y0, Y0
-	VADDPS       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x0e, X0, X1
-	VADDPS       X1, X0, X0
-	VPSHUFD      $0x01, X0, X1
-	VADDSS       X1, X0, X0
-	VEXTRACTF128 $0x01, Y2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x0e, X2, X1
-	VADDPS       X1, X2, X2
-	VPSHUFD      $0x01, X2, X1
-	VADDSS       X1, X2, X2
-	MOVSS        X0, ret+32(FP)
-	MOVSS        X2, ret1+36(FP)
+	ADDQ         DI, DX
+	VADDPS       Y3, Y2, Y1
+	ADDQ         DI, BX
+	VADDPS       Y5, Y4, Y2
+	ADDQ         DI, SI
+	VADDPS       Y7, Y6, Y3
+	MOVQ         out+0(FP), DI
+	ADDQ         $0x00000004, out+0(FP)
+	MOVQ         outStep+8(FP), AX
+	VEXTRACTF128 $0x01, Y0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x0e, X0, X4
+	VADDPS       X4, X0, X0
+	VPSHUFD      $0x01, X0, X4
+	VADDSS       X4, X0, X0
+	VMOVSS       X0, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x0e, X1, X4
+	VADDPS       X4, X1, X1
+	VPSHUFD      $0x01, X1, X4
+	VADDSS       X4, X1, X1
+	VMOVSS       X1, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x0e, X2, X4
+	VADDPS       X4, X2, X2
+	VPSHUFD      $0x01, X2, X4
+	VADDSS       X4, X2, X2
+	VMOVSS       X2, (DI)
+	ADDQ         AX, DI
+	VEXTRACTF128 $0x01, Y3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x0e, X3, X4
+	VADDPS       X4, X3, X3
+	VPSHUFD      $0x01, X3, X4
+	VADDSS       X4, X3, X3
+	VMOVSS       X3, (DI)
+	ADDQ         AX, DI
+	DECQ         rows+16(FP)
+	JNZ          row
+
+done:
 	VZEROUPPER
 	RET
 
@@ -9907,21 +10375,24 @@ DATA ninths<>+12(SB)/2, $0x0036
 DATA ninths<>+14(SB)/2, $0x003f
 GLOBL ninths<>(SB), RODATA|NOPTR, $16
 
-// func rowsQ4_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ4_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ4_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
 	VPADDD       Z20, Z21, Z21
 	VPBROADCASTQ low4<>+0(SB), Z31
 	VMOVDQU      ninths<>+0(SB), X12
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -9930,19 +10401,98 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (CX), Z1
+	VPERMI2W      64(CX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(CX), X8
+	VINSERTI32X4  $0x01, 20(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       74(CX), X8
+	VINSERTI32X4  $0x01, 92(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000090, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (DX), Z1
+	VPERMI2W      64(DX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(DX), X8
+	VINSERTI32X4  $0x01, 20(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       74(DX), X8
+	VINSERTI32X4  $0x01, 92(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      64(BX), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(BX), X8
 	VINSERTI32X4  $0x01, 20(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 38(BX), Z8, Z8
@@ -9950,12 +10500,12 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       74(BX), X8
 	VINSERTI32X4  $0x01, 92(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 110(BX), Z8, Z8
@@ -9963,21 +10513,24 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000090, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      64(SI), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(SI), X8
 	VINSERTI32X4  $0x01, 20(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 38(SI), Z8, Z8
@@ -9985,12 +10538,12 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       74(SI), X8
 	VINSERTI32X4  $0x01, 92(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 110(SI), Z8, Z8
@@ -9998,7 +10551,7 @@ block:
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -10006,47 +10559,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000090, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ8_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ8_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -10058,7 +10639,7 @@ TEXT ·rowsQ8_0VNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ sign8<>+0(SB), Z31
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -10067,16 +10648,129 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
-	PREFETCHT0    2240(BX)
-	PREFETCHT0    2304(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	PREFETCHT0    960(CX)
+	PREFETCHT1    1728(CX)
+	PREFETCHT0    1024(CX)
+	PREFETCHT1    1792(CX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (CX), X0, X0
+	VPINSRW       $0x01, 34(CX), X0, X0
+	VPINSRW       $0x02, 68(CX), X0, X0
+	VPINSRW       $0x03, 102(CX), X0, X0
+	VPINSRW       $0x04, 136(CX), X0, X0
+	VPINSRW       $0x05, 170(CX), X0, X0
+	VPINSRW       $0x06, 204(CX), X0, X0
+	VPINSRW       $0x07, 238(CX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(CX), Y6
+	VINSERTI64X4  $0x01, 36(CX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       70(CX), Y6
+	VINSERTI64X4  $0x01, 104(CX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       138(CX), Y6
+	VINSERTI64X4  $0x01, 172(CX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     128(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       206(CX), Y6
+	VINSERTI64X4  $0x01, 240(CX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     192(R9), Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000110, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	PREFETCHT0    960(DX)
+	PREFETCHT1    1728(DX)
+	PREFETCHT0    1024(DX)
+	PREFETCHT1    1792(DX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (DX), X0, X0
+	VPINSRW       $0x01, 34(DX), X0, X0
+	VPINSRW       $0x02, 68(DX), X0, X0
+	VPINSRW       $0x03, 102(DX), X0, X0
+	VPINSRW       $0x04, 136(DX), X0, X0
+	VPINSRW       $0x05, 170(DX), X0, X0
+	VPINSRW       $0x06, 204(DX), X0, X0
+	VPINSRW       $0x07, 238(DX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(DX), Y6
+	VINSERTI64X4  $0x01, 36(DX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       70(DX), Y6
+	VINSERTI64X4  $0x01, 104(DX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       138(DX), Y6
+	VINSERTI64X4  $0x01, 172(DX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     128(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       206(DX), Y6
+	VINSERTI64X4  $0x01, 240(DX), Z6, Z6
+	VPXORD        Z31, Z6, Z6
+	VMOVDQU32     192(R9), Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000110, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
+	PREFETCHT0    960(BX)
+	PREFETCHT1    1728(BX)
+	PREFETCHT0    1024(BX)
+	PREFETCHT1    1792(BX)
 	VPXOR         X0, X0, X0
 	VPINSRW       $0x00, (BX), X0, X0
 	VPINSRW       $0x01, 34(BX), X0, X0
@@ -10087,45 +10781,50 @@ block:
 	VPINSRW       $0x06, 204(BX), X0, X0
 	VPINSRW       $0x07, 238(BX), X0, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(BX), Y6
 	VINSERTI64X4  $0x01, 36(BX), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       70(BX), Y6
 	VINSERTI64X4  $0x01, 104(BX), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       138(BX), Y6
 	VINSERTI64X4  $0x01, 172(BX), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     128(DX), Z7
+	VMOVDQU32     128(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       206(BX), Y6
 	VINSERTI64X4  $0x01, 240(BX), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     192(DX), Z7
+	VMOVDQU32     192(R9), Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000110, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	PREFETCHT0    2240(SI)
-	PREFETCHT0    2304(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
+	PREFETCHT0    960(SI)
+	PREFETCHT1    1728(SI)
+	PREFETCHT0    1024(SI)
+	PREFETCHT1    1792(SI)
 	VPXOR         X0, X0, X0
 	VPINSRW       $0x00, (SI), X0, X0
 	VPINSRW       $0x01, 34(SI), X0, X0
@@ -10136,19 +10835,19 @@ block:
 	VPINSRW       $0x06, 204(SI), X0, X0
 	VPINSRW       $0x07, 238(SI), X0, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(SI), Y6
 	VINSERTI64X4  $0x01, 36(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       70(SI), Y6
 	VINSERTI64X4  $0x01, 104(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
@@ -10156,48 +10855,73 @@ block:
 	VMOVDQU       138(SI), Y6
 	VINSERTI64X4  $0x01, 172(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     128(DX), Z7
+	VMOVDQU32     128(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       206(SI), Y6
 	VINSERTI64X4  $0x01, 240(SI), Z6, Z6
 	VPXORD        Z31, Z6, Z6
-	VMOVDQU32     192(DX), Z7
+	VMOVDQU32     192(R9), Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000110, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000100, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000100, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -10222,14 +10946,17 @@ DATA everyOtherGroup<>+56(SB)/4, $0x00000002
 DATA everyOtherGroup<>+60(SB)/4, $0x00000002
 GLOBL everyOtherGroup<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ4KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ4KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z21
@@ -10241,7 +10968,7 @@ TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -10250,54 +10977,57 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
-	VMOVD         (BX), X2
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVD         (CX), X2
 	VCVTPH2PS     X2, X2
 	VPSHUFD       $0x01, X2, X3
 	VBROADCASTSS  X2, Y2
 	VBROADCASTSS  X3, Y3
 	VPBROADCASTD  signBit<>+0(SB), Y4
 	VXORPS        Y4, Y3, Y3
-	MOVL          4(BX), R11
-	MOVL          8(BX), R12
-	MOVL          12(BX), R13
-	MOVL          R13, R14
-	ANDL          $0x0f0f0f0f, R14
-	MOVL          R11, R15
-	SHRL          $0x06, R15
-	ANDL          $0x03030303, R15
-	SHLL          $0x04, R15
-	ORL           R15, R14
-	SHRL          $0x04, R13
+	MOVL          4(CX), R10
+	MOVL          8(CX), R11
+	MOVL          12(CX), R12
+	MOVL          R12, R13
 	ANDL          $0x0f0f0f0f, R13
-	MOVL          R12, R15
-	SHRL          $0x06, R15
-	ANDL          $0x03030303, R15
-	SHLL          $0x04, R15
-	ORL           R15, R13
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X0
-	VPINSRD       $0x01, R14, X0, X0
+	MOVL          R10, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R13
+	SHRL          $0x04, R12
+	ANDL          $0x0f0f0f0f, R12
+	MOVL          R11, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R12
+	ANDL          $0x3f3f3f3f, R10
+	VMOVD         R10, X0
+	VPINSRD       $0x01, R13, X0, X0
 	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R12
-	VMOVD         R12, X1
-	VPINSRD       $0x01, R13, X1, X1
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X1
+	VPINSRD       $0x01, R12, X1, X1
 	VPMOVZXBD     X1, Y1
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VCVTDQ2PS     Y1, Y1
 	VMULPS        Y3, Y1, Y1
-	VMULPS        (DX), Y1, Y1
+	VMULPS        (R9), Y1, Y1
 	VADDPS        Z1, Z16, Z16
-	VMOVDQU64     16(BX), Z8
+	VMOVDQU64     16(CX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
@@ -10311,8 +11041,8 @@ block:
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	VMOVDQU64     80(BX), Z8
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU64     80(CX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
@@ -10326,51 +11056,130 @@ block:
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	ADDQ          $0x00000090, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	VMOVD         (SI), X2
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000090, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVD         (DX), X2
 	VCVTPH2PS     X2, X2
 	VPSHUFD       $0x01, X2, X3
 	VBROADCASTSS  X2, Y2
 	VBROADCASTSS  X3, Y3
 	VPBROADCASTD  signBit<>+0(SB), Y4
 	VXORPS        Y4, Y3, Y3
-	MOVL          4(SI), R11
-	MOVL          8(SI), R12
-	MOVL          12(SI), R13
-	MOVL          R13, R14
-	ANDL          $0x0f0f0f0f, R14
-	MOVL          R11, R15
-	SHRL          $0x06, R15
-	ANDL          $0x03030303, R15
-	SHLL          $0x04, R15
-	ORL           R15, R14
-	SHRL          $0x04, R13
+	MOVL          4(DX), R10
+	MOVL          8(DX), R11
+	MOVL          12(DX), R12
+	MOVL          R12, R13
 	ANDL          $0x0f0f0f0f, R13
-	MOVL          R12, R15
-	SHRL          $0x06, R15
-	ANDL          $0x03030303, R15
-	SHLL          $0x04, R15
-	ORL           R15, R13
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X0
-	VPINSRD       $0x01, R14, X0, X0
+	MOVL          R10, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R13
+	SHRL          $0x04, R12
+	ANDL          $0x0f0f0f0f, R12
+	MOVL          R11, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R12
+	ANDL          $0x3f3f3f3f, R10
+	VMOVD         R10, X0
+	VPINSRD       $0x01, R13, X0, X0
 	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R12
-	VMOVD         R12, X1
-	VPINSRD       $0x01, R13, X1, X1
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X1
+	VPINSRD       $0x01, R12, X1, X1
 	VPMOVZXBD     X1, Y1
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VCVTDQ2PS     Y1, Y1
 	VMULPS        Y3, Y1, Y1
-	VMULPS        (DX), Y1, Y1
+	VMULPS        (R9), Y1, Y1
+	VADDPS        Z1, Z17, Z17
+	VMOVDQU64     16(DX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU64     80(DX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
+	VMOVD         (BX), X2
+	VCVTPH2PS     X2, X2
+	VPSHUFD       $0x01, X2, X3
+	VBROADCASTSS  X2, Y2
+	VBROADCASTSS  X3, Y3
+	VPBROADCASTD  signBit<>+0(SB), Y4
+	VXORPS        Y4, Y3, Y3
+	MOVL          4(BX), R10
+	MOVL          8(BX), R11
+	MOVL          12(BX), R12
+	MOVL          R12, R13
+	ANDL          $0x0f0f0f0f, R13
+	MOVL          R10, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R13
+	SHRL          $0x04, R12
+	ANDL          $0x0f0f0f0f, R12
+	MOVL          R11, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R12
+	ANDL          $0x3f3f3f3f, R10
+	VMOVD         R10, X0
+	VPINSRD       $0x01, R13, X0, X0
+	VPMOVZXBD     X0, Y0
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X1
+	VPINSRD       $0x01, R12, X1, X1
+	VPMOVZXBD     X1, Y1
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DI), Y0, Y0
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y3, Y1, Y1
+	VMULPS        (R9), Y1, Y1
 	VADDPS        Z1, Z18, Z18
-	VMOVDQU64     16(SI), Z8
+	VMOVDQU64     16(BX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
@@ -10379,6 +11188,82 @@ block:
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQU64     80(BX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VMOVDQA64     Z8, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	ADDQ          $0x00000090, BX
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
+	VMOVD         (SI), X2
+	VCVTPH2PS     X2, X2
+	VPSHUFD       $0x01, X2, X3
+	VBROADCASTSS  X2, Y2
+	VBROADCASTSS  X3, Y3
+	VPBROADCASTD  signBit<>+0(SB), Y4
+	VXORPS        Y4, Y3, Y3
+	MOVL          4(SI), R10
+	MOVL          8(SI), R11
+	MOVL          12(SI), R12
+	MOVL          R12, R13
+	ANDL          $0x0f0f0f0f, R13
+	MOVL          R10, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R13
+	SHRL          $0x04, R12
+	ANDL          $0x0f0f0f0f, R12
+	MOVL          R11, R14
+	SHRL          $0x06, R14
+	ANDL          $0x03030303, R14
+	SHLL          $0x04, R14
+	ORL           R14, R12
+	ANDL          $0x3f3f3f3f, R10
+	VMOVD         R10, X0
+	VPINSRD       $0x01, R13, X0, X0
+	VPMOVZXBD     X0, Y0
+	ANDL          $0x3f3f3f3f, R11
+	VMOVD         R11, X1
+	VPINSRD       $0x01, R12, X1, X1
+	VPMOVZXBD     X1, Y1
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DI), Y0, Y0
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y3, Y1, Y1
+	VMULPS        (R9), Y1, Y1
+	VADDPS        Z1, Z19, Z19
+	VMOVDQU64     16(SI), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      64(AX), Z6, Z7
@@ -10393,7 +11278,7 @@ block:
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQA64     Z8, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      192(AX), Z6, Z7
@@ -10402,47 +11287,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000090, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ5KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ5KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    everyOtherGroup<>+0(SB), Z20
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z21
@@ -10459,7 +11372,7 @@ TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    fifth1<>+0(SB), Z25
 	VMOVDQU64    fifth2<>+0(SB), Z26
 	VMOVDQU64    fifth3<>+0(SB), Z27
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -10468,55 +11381,58 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
-	PREFETCHT0      2176(BX)
-	VMOVD           (BX), X2
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	PREFETCHT0      832(CX)
+	PREFETCHT1      1600(CX)
+	PREFETCHT0      896(CX)
+	PREFETCHT1      1664(CX)
+	VMOVD           (CX), X2
 	VCVTPH2PS       X2, X2
 	VPSHUFD         $0x01, X2, X3
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X3, Y3
 	VPBROADCASTD    signBit<>+0(SB), Y4
 	VXORPS          Y4, Y3, Y3
-	MOVL            4(BX), R11
-	MOVL            8(BX), R12
-	MOVL            12(BX), R13
-	MOVL            R13, R14
-	ANDL            $0x0f0f0f0f, R14
-	MOVL            R11, R15
-	SHRL            $0x06, R15
-	ANDL            $0x03030303, R15
-	SHLL            $0x04, R15
-	ORL             R15, R14
-	SHRL            $0x04, R13
+	MOVL            4(CX), R10
+	MOVL            8(CX), R11
+	MOVL            12(CX), R12
+	MOVL            R12, R13
 	ANDL            $0x0f0f0f0f, R13
-	MOVL            R12, R15
-	SHRL            $0x06, R15
-	ANDL            $0x03030303, R15
-	SHLL            $0x04, R15
-	ORL             R15, R13
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X0
-	VPINSRD         $0x01, R14, X0, X0
+	MOVL            R10, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R13
+	SHRL            $0x04, R12
+	ANDL            $0x0f0f0f0f, R12
+	MOVL            R11, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R12
+	ANDL            $0x3f3f3f3f, R10
+	VMOVD           R10, X0
+	VPINSRD         $0x01, R13, X0, X0
 	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R12
-	VMOVD           R12, X1
-	VPINSRD         $0x01, R13, X1, X1
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X1
+	VPINSRD         $0x01, R12, X1, X1
 	VPMOVZXBD       X1, Y1
 	VCVTDQ2PS       Y0, Y0
 	VMULPS          Y2, Y0, Y0
-	VMULPS          (CX), Y0, Y0
+	VMULPS          (DI), Y0, Y0
 	VCVTDQ2PS       Y1, Y1
 	VMULPS          Y3, Y1, Y1
-	VMULPS          (DX), Y1, Y1
+	VMULPS          (R9), Y1, Y1
 	VADDPS          Z1, Z16, Z16
-	VBROADCASTI64X4 16(BX), Z10
-	VMOVDQU64       48(BX), Z8
+	VBROADCASTI64X4 16(CX), Z10
+	VMOVDQU64       48(CX), Z8
 	VPANDD          Z31, Z8, Z6
 	VPSRLW          $0x04, Z8, Z8
 	VPANDD          Z31, Z8, Z8
@@ -10534,8 +11450,8 @@ block:
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
-	VMOVDQU64       112(BX), Z8
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQU64       112(CX), Z8
 	VPANDD          Z31, Z8, Z6
 	VPSRLW          $0x04, Z8, Z8
 	VPANDD          Z31, Z8, Z8
@@ -10553,11 +11469,184 @@ block:
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x000000b0, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	PREFETCHT0      832(DX)
+	PREFETCHT1      1600(DX)
+	PREFETCHT0      896(DX)
+	PREFETCHT1      1664(DX)
+	VMOVD           (DX), X2
+	VCVTPH2PS       X2, X2
+	VPSHUFD         $0x01, X2, X3
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X3, Y3
+	VPBROADCASTD    signBit<>+0(SB), Y4
+	VXORPS          Y4, Y3, Y3
+	MOVL            4(DX), R10
+	MOVL            8(DX), R11
+	MOVL            12(DX), R12
+	MOVL            R12, R13
+	ANDL            $0x0f0f0f0f, R13
+	MOVL            R10, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R13
+	SHRL            $0x04, R12
+	ANDL            $0x0f0f0f0f, R12
+	MOVL            R11, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R12
+	ANDL            $0x3f3f3f3f, R10
+	VMOVD           R10, X0
+	VPINSRD         $0x01, R13, X0, X0
+	VPMOVZXBD       X0, Y0
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X1
+	VPINSRD         $0x01, R12, X1, X1
+	VPMOVZXBD       X1, Y1
+	VCVTDQ2PS       Y0, Y0
+	VMULPS          Y2, Y0, Y0
+	VMULPS          (DI), Y0, Y0
+	VCVTDQ2PS       Y1, Y1
+	VMULPS          Y3, Y1, Y1
+	VMULPS          (R9), Y1, Y1
+	VADDPS          Z1, Z17, Z17
+	VBROADCASTI64X4 16(DX), Z10
+	VMOVDQU64       48(DX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSLLVW         Z24, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSLLVW         Z25, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
 	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU64       112(DX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSRLVW         Z26, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSRLVW         Z27, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x000000b0, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	PREFETCHT0      832(BX)
+	PREFETCHT1      1600(BX)
+	PREFETCHT0      896(BX)
+	PREFETCHT1      1664(BX)
+	VMOVD           (BX), X2
+	VCVTPH2PS       X2, X2
+	VPSHUFD         $0x01, X2, X3
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X3, Y3
+	VPBROADCASTD    signBit<>+0(SB), Y4
+	VXORPS          Y4, Y3, Y3
+	MOVL            4(BX), R10
+	MOVL            8(BX), R11
+	MOVL            12(BX), R12
+	MOVL            R12, R13
+	ANDL            $0x0f0f0f0f, R13
+	MOVL            R10, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R13
+	SHRL            $0x04, R12
+	ANDL            $0x0f0f0f0f, R12
+	MOVL            R11, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R12
+	ANDL            $0x3f3f3f3f, R10
+	VMOVD           R10, X0
+	VPINSRD         $0x01, R13, X0, X0
+	VPMOVZXBD       X0, Y0
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X1
+	VPINSRD         $0x01, R12, X1, X1
+	VPMOVZXBD       X1, Y1
+	VCVTDQ2PS       Y0, Y0
+	VMULPS          Y2, Y0, Y0
+	VMULPS          (DI), Y0, Y0
+	VCVTDQ2PS       Y1, Y1
+	VMULPS          Y3, Y1, Y1
+	VMULPS          (R9), Y1, Y1
+	VADDPS          Z1, Z18, Z18
+	VBROADCASTI64X4 16(BX), Z10
+	VMOVDQU64       48(BX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSLLVW         Z24, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSLLVW         Z25, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQU64       112(BX), Z8
+	VPANDD          Z31, Z8, Z6
+	VPSRLW          $0x04, Z8, Z8
+	VPANDD          Z31, Z8, Z8
+	VPSRLVW         Z26, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z6
+	VPSRLVW         Z27, Z10, Z11
+	VPTERNLOGD      $0xf8, Z30, Z11, Z8
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQA64       Z8, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z18
 	ADDQ            $0x000000b0, BX
-	PREFETCHT0      2048(SI)
-	PREFETCHT0      2112(SI)
-	PREFETCHT0      2176(SI)
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
+	PREFETCHT0      832(SI)
+	PREFETCHT1      1600(SI)
+	PREFETCHT0      896(SI)
+	PREFETCHT1      1664(SI)
 	VMOVD           (SI), X2
 	VCVTPH2PS       X2, X2
 	VPSHUFD         $0x01, X2, X3
@@ -10565,38 +11654,38 @@ block:
 	VBROADCASTSS    X3, Y3
 	VPBROADCASTD    signBit<>+0(SB), Y4
 	VXORPS          Y4, Y3, Y3
-	MOVL            4(SI), R11
-	MOVL            8(SI), R12
-	MOVL            12(SI), R13
-	MOVL            R13, R14
-	ANDL            $0x0f0f0f0f, R14
-	MOVL            R11, R15
-	SHRL            $0x06, R15
-	ANDL            $0x03030303, R15
-	SHLL            $0x04, R15
-	ORL             R15, R14
-	SHRL            $0x04, R13
+	MOVL            4(SI), R10
+	MOVL            8(SI), R11
+	MOVL            12(SI), R12
+	MOVL            R12, R13
 	ANDL            $0x0f0f0f0f, R13
-	MOVL            R12, R15
-	SHRL            $0x06, R15
-	ANDL            $0x03030303, R15
-	SHLL            $0x04, R15
-	ORL             R15, R13
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X0
-	VPINSRD         $0x01, R14, X0, X0
+	MOVL            R10, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R13
+	SHRL            $0x04, R12
+	ANDL            $0x0f0f0f0f, R12
+	MOVL            R11, R14
+	SHRL            $0x06, R14
+	ANDL            $0x03030303, R14
+	SHLL            $0x04, R14
+	ORL             R14, R12
+	ANDL            $0x3f3f3f3f, R10
+	VMOVD           R10, X0
+	VPINSRD         $0x01, R13, X0, X0
 	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R12
-	VMOVD           R12, X1
-	VPINSRD         $0x01, R13, X1, X1
+	ANDL            $0x3f3f3f3f, R11
+	VMOVD           R11, X1
+	VPINSRD         $0x01, R12, X1, X1
 	VPMOVZXBD       X1, Y1
 	VCVTDQ2PS       Y0, Y0
 	VMULPS          Y2, Y0, Y0
-	VMULPS          (CX), Y0, Y0
+	VMULPS          (DI), Y0, Y0
 	VCVTDQ2PS       Y1, Y1
 	VMULPS          Y3, Y1, Y1
-	VMULPS          (DX), Y1, Y1
-	VADDPS          Z1, Z18, Z18
+	VMULPS          (R9), Y1, Y1
+	VADDPS          Z1, Z19, Z19
 	VBROADCASTI64X4 16(SI), Z10
 	VMOVDQU64       48(SI), Z8
 	VPANDD          Z31, Z8, Z6
@@ -10610,7 +11699,7 @@ block:
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        64(AX), Z6, Z7
@@ -10629,7 +11718,7 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VMOVDQA64       Z8, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        192(AX), Z6, Z7
@@ -10638,47 +11727,75 @@ block:
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x000000b0, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000020, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000020, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ6KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ6KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -10694,7 +11811,7 @@ TEXT ·rowsQ6KVNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    sixth0<>+0(SB), Z25
 	VMOVDQU64    sixth1<>+0(SB), Z26
 	VMOVDQU32    doubled<>+0(SB), Z27
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -10703,32 +11820,36 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
-	PREFETCHT0      2176(BX)
-	PREFETCHT0      2240(BX)
-	MOVWLZX         208(BX), R11
-	VMOVD           R11, X2
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	PREFETCHT0      832(CX)
+	PREFETCHT1      1600(CX)
+	PREFETCHT0      896(CX)
+	PREFETCHT1      1664(CX)
+	PREFETCHT0      960(CX)
+	PREFETCHT1      1728(CX)
+	MOVWLZX         208(CX), R10
+	VMOVD           R10, X2
 	VCVTPH2PS       X2, X2
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X2, Z2
-	VPMOVSXBD       192(BX), Z0
+	VPMOVSXBD       192(CX), Z0
 	VCVTDQ2PS       Z0, Z0
 	VMULPS          Z2, Z0, Z0
-	VMOVUPS         (CX), Y1
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
-	VMOVDQU64       (BX), Z11
-	VBROADCASTI64X4 128(BX), Z10
+	VMOVDQU64       (CX), Z11
+	VBROADCASTI64X4 128(CX), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (DX), Z7
+	VMOVDQU32       (R9), Z7
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
@@ -10737,17 +11858,17 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(DX), Z7
+	VMOVDQU32       64(R9), Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
-	VMOVDQU64       64(BX), Z11
-	VBROADCASTI64X4 160(BX), Z10
+	VFMADD231PS     Z9, Z7, Z16
+	VMOVDQU64       64(CX), Z11
+	VBROADCASTI64X4 160(CX), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(DX), Z7
+	VMOVDQU32       128(R9), Z7
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
@@ -10756,33 +11877,95 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(DX), Z7
+	VMOVDQU32       192(R9), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x000000d2, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	PREFETCHT0      832(DX)
+	PREFETCHT1      1600(DX)
+	PREFETCHT0      896(DX)
+	PREFETCHT1      1664(DX)
+	PREFETCHT0      960(DX)
+	PREFETCHT1      1728(DX)
+	MOVWLZX         208(DX), R10
+	VMOVD           R10, X2
+	VCVTPH2PS       X2, X2
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X2, Z2
+	VPMOVSXBD       192(DX), Z0
+	VCVTDQ2PS       Z0, Z0
+	VMULPS          Z2, Z0, Z0
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VMOVDQU64       (DX), Z11
+	VBROADCASTI64X4 128(DX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (R9), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(R9), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VMOVDQU64       64(DX), Z11
+	VBROADCASTI64X4 160(DX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(R9), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(R9), Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
 	VFMADD231PS     Z9, Z7, Z17
-	ADDQ            $0x000000d2, BX
-	PREFETCHT0      2048(SI)
-	PREFETCHT0      2112(SI)
-	PREFETCHT0      2176(SI)
-	PREFETCHT0      2240(SI)
-	MOVWLZX         208(SI), R11
-	VMOVD           R11, X2
+	ADDQ            $0x000000d2, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	PREFETCHT0      832(BX)
+	PREFETCHT1      1600(BX)
+	PREFETCHT0      896(BX)
+	PREFETCHT1      1664(BX)
+	PREFETCHT0      960(BX)
+	PREFETCHT1      1728(BX)
+	MOVWLZX         208(BX), R10
+	VMOVD           R10, X2
 	VCVTPH2PS       X2, X2
 	VBROADCASTSS    X2, Y2
 	VBROADCASTSS    X2, Z2
-	VPMOVSXBD       192(SI), Z0
+	VPMOVSXBD       192(BX), Z0
 	VCVTDQ2PS       Z0, Z0
 	VMULPS          Z2, Z0, Z0
-	VMOVUPS         (CX), Y1
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
-	VMOVDQU64       (SI), Z11
-	VBROADCASTI64X4 128(SI), Z10
+	VMOVDQU64       (BX), Z11
+	VBROADCASTI64X4 128(BX), Z10
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (DX), Z7
+	VMOVDQU32       (R9), Z7
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
@@ -10791,7 +11974,65 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(DX), Z7
+	VMOVDQU32       64(R9), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VMOVDQU64       64(BX), Z11
+	VBROADCASTI64X4 160(BX), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(R9), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(R9), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	ADDQ            $0x000000d2, BX
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
+	PREFETCHT0      832(SI)
+	PREFETCHT1      1600(SI)
+	PREFETCHT0      896(SI)
+	PREFETCHT1      1664(SI)
+	PREFETCHT0      960(SI)
+	PREFETCHT1      1728(SI)
+	MOVWLZX         208(SI), R10
+	VMOVD           R10, X2
+	VCVTPH2PS       X2, X2
+	VBROADCASTSS    X2, Y2
+	VBROADCASTSS    X2, Z2
+	VPMOVSXBD       192(SI), Z0
+	VCVTDQ2PS       Z0, Z0
+	VMULPS          Z2, Z0, Z0
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VMOVDQU64       (SI), Z11
+	VBROADCASTI64X4 128(SI), Z10
+	VPANDD          Z31, Z11, Z6
+	VPSLLVW         Z25, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (R9), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z19
+	VPSRLW          $0x04, Z11, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z26, Z10, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(R9), Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
@@ -10801,63 +12042,91 @@ block:
 	VPANDD          Z31, Z11, Z6
 	VPSLLVW         Z25, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(DX), Z7
+	VMOVDQU32       128(R9), Z7
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLW          $0x04, Z11, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z26, Z10, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(DX), Z7
+	VMOVDQU32       192(R9), Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x000000d2, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000100, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000100, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ4XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ4XSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-80
-	MOVQ            src+24(FP), BX
-	MOVQ            src2+32(FP), SI
-	MOVQ            out+0(FP), DI
-	MOVQ            out2+8(FP), R8
-	MOVQ            rows+16(FP), R9
+	MOVQ            src+24(FP), CX
+	MOVQ            srcStep+32(FP), AX
+	MOVQ            CX, DX
+	ADDQ            AX, DX
+	MOVQ            DX, BX
+	ADDQ            AX, BX
+	MOVQ            BX, SI
+	ADDQ            AX, SI
 	VMOVDQU32       quarters<>+0(SB), Z20
 	MOVL            $0x00000004, AX
 	VPBROADCASTD    AX, Z21
@@ -10869,7 +12138,7 @@ TEXT ·rowsIQ4XSVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD    n3<>+0(SB), Y11
 	VMOVDQU         by4<>+0(SB), Y10
 	VMOVDQU         by2<>+0(SB), Y15
-	TESTQ           R9, R9
+	CMPQ            rows+16(FP), $0x00000000
 	JZ              done
 
 row:
@@ -10878,16 +12147,113 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
-	MOVWLZX       (BX), R11
-	VMOVD         R11, X2
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	MOVWLZX       (CX), R10
+	VMOVD         R10, X2
+	VCVTPH2PS     X2, X2
+	VBROADCASTSS  X2, Y2
+	VPBROADCASTD  4(CX), Y0
+	VPSRLVD       Y10, Y0, Y0
+	VPAND         Y12, Y0, Y0
+	VPBROADCASTW  2(CX), Y1
+	VPSRLVD       Y15, Y1, Y1
+	VPAND         Y11, Y1, Y1
+	VPSLLD        $0x04, Y1, Y1
+	VPOR          Y1, Y0, Y0
+	VPSUBD        Y13, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU64     8(CX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU64     72(CX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000088, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	MOVWLZX       (DX), R10
+	VMOVD         R10, X2
+	VCVTPH2PS     X2, X2
+	VBROADCASTSS  X2, Y2
+	VPBROADCASTD  4(DX), Y0
+	VPSRLVD       Y10, Y0, Y0
+	VPAND         Y12, Y0, Y0
+	VPBROADCASTW  2(DX), Y1
+	VPSRLVD       Y15, Y1, Y1
+	VPAND         Y11, Y1, Y1
+	VPSLLD        $0x04, Y1, Y1
+	VPOR          Y1, Y0, Y0
+	VPSUBD        Y13, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y2, Y0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU64     8(DX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU64     72(DX), Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000088, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
+	MOVWLZX       (BX), R10
+	VMOVD         R10, X2
 	VCVTPH2PS     X2, X2
 	VBROADCASTSS  X2, Y2
 	VPBROADCASTD  4(BX), Y0
@@ -10901,37 +12267,40 @@ block:
 	VPSUBD        Y13, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU64     8(BX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU64     72(BX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000088, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
-	MOVWLZX       (SI), R11
-	VMOVD         R11, X2
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
+	MOVWLZX       (SI), R10
+	VMOVD         R10, X2
 	VCVTPH2PS     X2, X2
 	VBROADCASTSS  X2, Y2
 	VPBROADCASTD  4(SI), Y0
@@ -10945,26 +12314,26 @@ block:
 	VPSUBD        Y13, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y2, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU64     8(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU64     72(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -10972,33 +12341,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000088, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -11025,14 +12419,17 @@ DATA counts46<>+48(SB)/8, $0x0006000600060006
 DATA counts46<>+56(SB)/8, $0x0006000600060006
 GLOBL counts46<>(SB), RODATA|NOPTR, $64
 
-// func rowsIQ4NLVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ4NLVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsIQ4NLVNNI(SB), NOSPLIT, $0-80
-	MOVQ            src+24(FP), BX
-	MOVQ            src2+32(FP), SI
-	MOVQ            out+0(FP), DI
-	MOVQ            out2+8(FP), R8
-	MOVQ            rows+16(FP), R9
+	MOVQ            src+24(FP), CX
+	MOVQ            srcStep+32(FP), AX
+	MOVQ            CX, DX
+	ADDQ            AX, DX
+	MOVQ            DX, BX
+	ADDQ            AX, BX
+	MOVQ            BX, SI
+	ADDQ            AX, SI
 	VMOVDQU32       quarters<>+0(SB), Z20
 	MOVL            $0x00000004, AX
 	VPBROADCASTD    AX, Z21
@@ -11040,7 +12437,7 @@ TEXT ·rowsIQ4NLVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTQ    low4<>+0(SB), Z31
 	VBROADCASTI32X4 levelsIQ4<>+0(SB), Z28
 	VMOVDQU         ninths<>+0(SB), X12
-	TESTQ           R9, R9
+	CMPQ            rows+16(FP), $0x00000000
 	JZ              done
 
 row:
@@ -11049,19 +12446,106 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (CX), Z1
+	VPERMI2W      64(CX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(CX), X8
+	VINSERTI32X4  $0x01, 20(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       74(CX), X8
+	VINSERTI32X4  $0x01, 92(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000090, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (DX), Z1
+	VPERMI2W      64(DX), Z1, Z0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       2(DX), X8
+	VINSERTI32X4  $0x01, 20(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 38(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 56(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       74(DX), X8
+	VINSERTI32X4  $0x01, 92(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 110(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 128(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      64(BX), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(BX), X8
 	VINSERTI32X4  $0x01, 20(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 38(BX), Z8, Z8
@@ -11071,12 +12555,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       74(BX), X8
 	VINSERTI32X4  $0x01, 92(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 110(BX), Z8, Z8
@@ -11086,21 +12570,24 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000090, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      64(SI), Z1, Z0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       2(SI), X8
 	VINSERTI32X4  $0x01, 20(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 38(SI), Z8, Z8
@@ -11110,12 +12597,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       74(SI), X8
 	VINSERTI32X4  $0x01, 92(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 110(SI), Z8, Z8
@@ -11125,7 +12612,7 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -11133,33 +12620,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000090, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -11200,14 +12712,17 @@ DATA tenths<>+60(SB)/2, $0x0000
 DATA tenths<>+62(SB)/2, $0x0000
 GLOBL tenths<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ4_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ4_1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·rowsQ4_1VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -11216,7 +12731,7 @@ TEXT ·rowsQ4_1VNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    tenths<>+0(SB), Z12
 	MOVL         $0x0000ff00, AX
 	KMOVW        AX, K3
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -11225,22 +12740,107 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (CX), Z1
+	VPERMI2W      80(CX), Z1, Z0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z16, K3, Z16
+	VMOVDQU       4(CX), X8
+	VINSERTI32X4  $0x01, 24(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 44(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 64(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       84(CX), X8
+	VINSERTI32X4  $0x01, 104(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 124(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 144(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x000000a0, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVDQA64     Z12, Z0
+	VMOVDQU64     (DX), Z1
+	VPERMI2W      80(DX), Z1, Z0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z17, K3, Z17
+	VMOVDQU       4(DX), X8
+	VINSERTI32X4  $0x01, 24(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 44(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 64(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       84(DX), X8
+	VINSERTI32X4  $0x01, 104(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 124(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 144(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000a0, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      80(BX), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (CX), Y1
-	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
 	VMULPS        Z1, Z0, Z0
-	VADDPS        Z0, Z16, K3, Z16
+	VADDPS        Z0, Z18, K3, Z18
 	VMOVDQU       4(BX), X8
 	VINSERTI32X4  $0x01, 24(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 44(BX), Z8, Z8
@@ -11253,7 +12853,7 @@ block:
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       84(BX), X8
 	VINSERTI32X4  $0x01, 104(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 124(BX), Z8, Z8
@@ -11266,19 +12866,22 @@ block:
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x000000a0, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVDQA64     Z12, Z0
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      80(SI), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (CX), Y1
-	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
 	VMULPS        Z1, Z0, Z0
-	VADDPS        Z0, Z18, K3, Z18
+	VADDPS        Z0, Z19, K3, Z19
 	VMOVDQU       4(SI), X8
 	VINSERTI32X4  $0x01, 24(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 44(SI), Z8, Z8
@@ -11291,7 +12894,7 @@ block:
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       84(SI), X8
 	VINSERTI32X4  $0x01, 104(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 124(SI), Z8, Z8
@@ -11307,33 +12910,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x000000a0, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -11374,14 +13002,17 @@ DATA elevenths<>+60(SB)/2, $0x0000
 DATA elevenths<>+62(SB)/2, $0x0000
 GLOBL elevenths<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ5_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ5_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ5_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -11389,7 +13020,7 @@ TEXT ·rowsQ5_0VNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTQ low4<>+0(SB), Z31
 	VPBROADCASTQ bit4<>+0(SB), Z30
 	VMOVDQU64    elevenths<>+0(SB), Z12
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -11398,14 +13029,129 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (CX), Z1
+	VPERMI2W      24(CX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     88(CX), Z1
+	VPERMI2W      112(CX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       6(CX), X8
+	VINSERTI32X4  $0x01, 28(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 50(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 72(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       94(CX), X8
+	VINSERTI32X4  $0x01, 116(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 138(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 160(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x000000b0, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (DX), Z1
+	VPERMI2W      24(DX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     88(DX), Z1
+	VPERMI2W      112(DX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VCVTPH2PS     X0, Y0
+	VMULPS        (DI), Y0, Y0
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       6(DX), X8
+	VINSERTI32X4  $0x01, 28(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 50(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 72(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       94(DX), X8
+	VINSERTI32X4  $0x01, 116(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 138(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 160(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000b0, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVDQA64     Z12, Z10
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      24(BX), Z1, Z10
@@ -11414,12 +13160,12 @@ block:
 	VPERMI2W      112(BX), Z1, Z11
 	VPUNPCKLQDQ   X11, X10, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VEXTRACTI128  $0x01, Y10, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       6(BX), X8
 	VINSERTI32X4  $0x01, 28(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 50(BX), Z8, Z8
@@ -11429,17 +13175,17 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPADDB        Z30, Z6, K1, Z6
 	VPADDB        Z30, Z8, K2, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VEXTRACTI128  $0x01, Y11, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       94(BX), X8
 	VINSERTI32X4  $0x01, 116(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 138(BX), Z8, Z8
@@ -11449,16 +13195,19 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPADDB        Z30, Z6, K1, Z6
 	VPADDB        Z30, Z8, K2, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x000000b0, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVDQA64     Z12, Z10
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      24(SI), Z1, Z10
@@ -11467,12 +13216,12 @@ block:
 	VPERMI2W      112(SI), Z1, Z11
 	VPUNPCKLQDQ   X11, X10, X0
 	VCVTPH2PS     X0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VEXTRACTI128  $0x01, Y10, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       6(SI), X8
 	VINSERTI32X4  $0x01, 28(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 50(SI), Z8, Z8
@@ -11482,17 +13231,17 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPADDB        Z30, Z6, K1, Z6
 	VPADDB        Z30, Z8, K2, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VEXTRACTI128  $0x01, Y11, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       94(SI), X8
 	VINSERTI32X4  $0x01, 116(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 138(SI), Z8, Z8
@@ -11502,7 +13251,7 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPADDB        Z30, Z6, K1, Z6
 	VPADDB        Z30, Z8, K2, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -11510,33 +13259,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x000000b0, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -11577,14 +13351,17 @@ DATA twelfths<>+60(SB)/2, $0x0000
 DATA twelfths<>+62(SB)/2, $0x0000
 GLOBL twelfths<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ5_1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ5_1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·rowsQ5_1VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -11594,7 +13371,7 @@ TEXT ·rowsQ5_1VNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    twelfths<>+0(SB), Z12
 	MOVL         $0x0000ff00, AX
 	KMOVW        AX, K3
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -11603,14 +13380,139 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (CX), Z1
+	VPERMI2W      32(CX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     96(CX), Z1
+	VPERMI2W      128(CX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VPUNPCKHQDQ   X11, X10, X1
+	VINSERTI128   $0x01, X1, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z16, K3, Z16
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       8(CX), X8
+	VINSERTI32X4  $0x01, 32(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 56(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 80(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       104(CX), X8
+	VINSERTI32X4  $0x01, 128(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 152(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 176(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x000000c0, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVDQA64     Z12, Z10
+	VMOVDQU64     (DX), Z1
+	VPERMI2W      32(DX), Z1, Z10
+	VMOVDQA64     Z12, Z11
+	VMOVDQU64     96(DX), Z1
+	VPERMI2W      128(DX), Z1, Z11
+	VPUNPCKLQDQ   X11, X10, X0
+	VPUNPCKHQDQ   X11, X10, X1
+	VINSERTI128   $0x01, X1, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VADDPS        Z0, Z17, K3, Z17
+	VEXTRACTI128  $0x01, Y10, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       8(DX), X8
+	VINSERTI32X4  $0x01, 32(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 56(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 80(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VEXTRACTI128  $0x01, Y11, X1
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
+	VMOVDQU       104(DX), X8
+	VINSERTI32X4  $0x01, 128(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 152(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 176(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPADDB        Z30, Z6, K1, Z6
+	VPADDB        Z30, Z8, K2, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x000000c0, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVDQA64     Z12, Z10
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      32(BX), Z1, Z10
@@ -11621,15 +13523,15 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (CX), Y1
-	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
 	VMULPS        Z1, Z0, Z0
-	VADDPS        Z0, Z16, K3, Z16
+	VADDPS        Z0, Z18, K3, Z18
 	VEXTRACTI128  $0x01, Y10, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       8(BX), X8
 	VINSERTI32X4  $0x01, 32(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 56(BX), Z8, Z8
@@ -11644,12 +13546,12 @@ block:
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VEXTRACTI128  $0x01, Y11, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       104(BX), X8
 	VINSERTI32X4  $0x01, 128(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 152(BX), Z8, Z8
@@ -11664,11 +13566,14 @@ block:
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x000000c0, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVDQA64     Z12, Z10
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      32(SI), Z1, Z10
@@ -11679,15 +13584,15 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (CX), Y1
-	VINSERTF32X8  $0x01, (DX), Z1, Z1
+	VMOVUPS       (DI), Y1
+	VINSERTF32X8  $0x01, (R9), Z1, Z1
 	VMULPS        Z1, Z0, Z0
-	VADDPS        Z0, Z18, K3, Z18
+	VADDPS        Z0, Z19, K3, Z19
 	VEXTRACTI128  $0x01, Y10, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       8(SI), X8
 	VINSERTI32X4  $0x01, 32(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 56(SI), Z8, Z8
@@ -11702,12 +13607,12 @@ block:
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VEXTRACTI128  $0x01, Y11, X1
-	VMOVQ         X1, R11
-	VPEXTRQ       $0x01, X1, R12
-	KMOVQ         R11, K1
-	KMOVQ         R12, K2
+	VMOVQ         X1, R10
+	VPEXTRQ       $0x01, X1, R11
+	KMOVQ         R10, K1
+	KMOVQ         R11, K2
 	VMOVDQU       104(SI), X8
 	VINSERTI32X4  $0x01, 128(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 152(SI), Z8, Z8
@@ -11725,47 +13630,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x000000c0, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsMXFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsMXFP4VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsMXFP4VNNI(SB), NOSPLIT, $0-80
-	MOVQ            src+24(FP), BX
-	MOVQ            src2+32(FP), SI
-	MOVQ            out+0(FP), DI
-	MOVQ            out2+8(FP), R8
-	MOVQ            rows+16(FP), R9
+	MOVQ            src+24(FP), CX
+	MOVQ            srcStep+32(FP), AX
+	MOVQ            CX, DX
+	ADDQ            AX, DX
+	MOVQ            DX, BX
+	ADDQ            AX, BX
+	MOVQ            BX, SI
+	ADDQ            AX, SI
 	VMOVDQU32       quarters<>+0(SB), Z20
 	MOVL            $0x00000004, AX
 	VPBROADCASTD    AX, Z21
@@ -11774,7 +13707,7 @@ TEXT ·rowsMXFP4VNNI(SB), NOSPLIT, $0-80
 	VBROADCASTI32X4 levelsFP4<>+0(SB), Z28
 	VBROADCASTSS    minus128<>+0(SB), Y12
 	VBROADCASTSS    one<>+0(SB), Y13
-	TESTQ           R9, R9
+	CMPQ            rows+16(FP), $0x00000000
 	JZ              done
 
 row:
@@ -11783,14 +13716,119 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VPXOR         X0, X0, X0
+	VPINSRB       $0x00, (CX), X0, X0
+	VPINSRB       $0x01, 17(CX), X0, X0
+	VPINSRB       $0x02, 34(CX), X0, X0
+	VPINSRB       $0x03, 51(CX), X0, X0
+	VPINSRB       $0x04, 68(CX), X0, X0
+	VPINSRB       $0x05, 85(CX), X0, X0
+	VPINSRB       $0x06, 102(CX), X0, X0
+	VPINSRB       $0x07, 119(CX), X0, X0
+	VPMOVZXBD     X0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VADDPS        Y12, Y0, Y0
+	VSCALEFPS     Y0, Y13, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       1(CX), X8
+	VINSERTI32X4  $0x01, 18(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 35(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 52(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       69(CX), X8
+	VINSERTI32X4  $0x01, 86(CX), Z8, Z8
+	VINSERTI32X4  $0x02, 103(CX), Z8, Z8
+	VINSERTI32X4  $0x03, 120(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000088, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VPXOR         X0, X0, X0
+	VPINSRB       $0x00, (DX), X0, X0
+	VPINSRB       $0x01, 17(DX), X0, X0
+	VPINSRB       $0x02, 34(DX), X0, X0
+	VPINSRB       $0x03, 51(DX), X0, X0
+	VPINSRB       $0x04, 68(DX), X0, X0
+	VPINSRB       $0x05, 85(DX), X0, X0
+	VPINSRB       $0x06, 102(DX), X0, X0
+	VPINSRB       $0x07, 119(DX), X0, X0
+	VPMOVZXBD     X0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VADDPS        Y12, Y0, Y0
+	VSCALEFPS     Y0, Y13, Y0
+	VMULPS        (DI), Y0, Y0
+	VMOVDQU       1(DX), X8
+	VINSERTI32X4  $0x01, 18(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 35(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 52(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       69(DX), X8
+	VINSERTI32X4  $0x01, 86(DX), Z8, Z8
+	VINSERTI32X4  $0x02, 103(DX), Z8, Z8
+	VINSERTI32X4  $0x03, 120(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000088, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VPXOR         X0, X0, X0
 	VPINSRB       $0x00, (BX), X0, X0
 	VPINSRB       $0x01, 17(BX), X0, X0
@@ -11804,7 +13842,7 @@ block:
 	VCVTDQ2PS     Y0, Y0
 	VADDPS        Y12, Y0, Y0
 	VSCALEFPS     Y0, Y13, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       1(BX), X8
 	VINSERTI32X4  $0x01, 18(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 35(BX), Z8, Z8
@@ -11814,12 +13852,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       69(BX), X8
 	VINSERTI32X4  $0x01, 86(BX), Z8, Z8
 	VINSERTI32X4  $0x02, 103(BX), Z8, Z8
@@ -11829,16 +13867,19 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000088, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VPXOR         X0, X0, X0
 	VPINSRB       $0x00, (SI), X0, X0
 	VPINSRB       $0x01, 17(SI), X0, X0
@@ -11852,7 +13893,7 @@ block:
 	VCVTDQ2PS     Y0, Y0
 	VADDPS        Y12, Y0, Y0
 	VSCALEFPS     Y0, Y13, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (DI), Y0, Y0
 	VMOVDQU       1(SI), X8
 	VINSERTI32X4  $0x01, 18(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 35(SI), Z8, Z8
@@ -11862,12 +13903,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       69(SI), X8
 	VINSERTI32X4  $0x01, 86(SI), Z8, Z8
 	VINSERTI32X4  $0x02, 103(SI), Z8, Z8
@@ -11877,7 +13918,7 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -11885,33 +13926,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000088, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -11921,14 +13987,17 @@ done:
 DATA minus128<>+0(SB)/4, $0xc3000000
 GLOBL minus128<>(SB), RODATA|NOPTR, $4
 
-// func rowsNVFP4VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsNVFP4VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·rowsNVFP4VNNI(SB), NOSPLIT, $0-80
-	MOVQ            src+24(FP), BX
-	MOVQ            src2+32(FP), SI
-	MOVQ            out+0(FP), DI
-	MOVQ            out2+8(FP), R8
-	MOVQ            rows+16(FP), R9
+	MOVQ            src+24(FP), CX
+	MOVQ            srcStep+32(FP), AX
+	MOVQ            CX, DX
+	ADDQ            AX, DX
+	MOVQ            DX, BX
+	ADDQ            AX, BX
+	MOVQ            BX, SI
+	ADDQ            AX, SI
 	VMOVDQU32       doubled<>+0(SB), Z20
 	MOVL            $0x00000008, AX
 	VPBROADCASTD    AX, Z21
@@ -11938,7 +14007,7 @@ TEXT ·rowsNVFP4VNNI(SB), NOSPLIT, $0-80
 	VMOVDQU32       doubled<>+0(SB), Z27
 	VPBROADCASTB    byte7f<>+0(SB), X12
 	VBROADCASTSS    two7<>+0(SB), Z13
-	TESTQ           R9, R9
+	CMPQ            rows+16(FP), $0x00000000
 	JZ              done
 
 row:
@@ -11947,14 +14016,111 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
-	PREFETCHT0    2176(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	PREFETCHT0    896(CX)
+	PREFETCHT1    1664(CX)
+	VMOVD         (CX), X0
+	VPINSRD       $0x01, 36(CX), X0, X0
+	VPINSRD       $0x02, 72(CX), X0, X0
+	VPINSRD       $0x03, 108(CX), X0, X0
+	VPCMPEQB      X12, X0, X1
+	VPAND         X12, X0, X0
+	VPANDN        X0, X1, X0
+	VPMOVZXBW     X0, Y0
+	VPSLLW        $0x07, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMULPS        Z13, Z0, Z0
+	VMOVUPS       (DI), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       4(CX), Y8
+	VINSERTI64X4  $0x01, 40(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       76(CX), Y8
+	VINSERTI64X4  $0x01, 112(CX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000090, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	PREFETCHT0    896(DX)
+	PREFETCHT1    1664(DX)
+	VMOVD         (DX), X0
+	VPINSRD       $0x01, 36(DX), X0, X0
+	VPINSRD       $0x02, 72(DX), X0, X0
+	VPINSRD       $0x03, 108(DX), X0, X0
+	VPCMPEQB      X12, X0, X1
+	VPAND         X12, X0, X0
+	VPANDN        X0, X1, X0
+	VPMOVZXBW     X0, Y0
+	VPSLLW        $0x07, Y0, Y0
+	VCVTPH2PS     Y0, Z0
+	VMULPS        Z13, Z0, Z0
+	VMOVUPS       (DI), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       4(DX), Y8
+	VINSERTI64X4  $0x01, 40(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     (R9), Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VPDPBUSD      64(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       76(DX), Y8
+	VINSERTI64X4  $0x01, 112(DX), Z8, Z8
+	VPANDD        Z31, Z8, Z6
+	VPSRLW        $0x04, Z8, Z8
+	VPANDD        Z31, Z8, Z8
+	VPSHUFB       Z6, Z28, Z6
+	VPSHUFB       Z8, Z28, Z8
+	VMOVDQU32     64(R9), Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VPDPBUSD      192(AX), Z8, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000090, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
+	PREFETCHT0    896(BX)
+	PREFETCHT1    1664(BX)
 	VMOVD         (BX), X0
 	VPINSRD       $0x01, 36(BX), X0, X0
 	VPINSRD       $0x02, 72(BX), X0, X0
@@ -11966,7 +14132,7 @@ block:
 	VPSLLW        $0x07, Y0, Y0
 	VCVTPH2PS     Y0, Z0
 	VMULPS        Z13, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (DI), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VMOVDQU       4(BX), Y8
@@ -11976,12 +14142,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       76(BX), Y8
 	VINSERTI64X4  $0x01, 112(BX), Z8, Z8
 	VPANDD        Z31, Z8, Z6
@@ -11989,16 +14155,19 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000090, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
-	PREFETCHT0    2176(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	PREFETCHT0    896(SI)
+	PREFETCHT1    1664(SI)
 	VMOVD         (SI), X0
 	VPINSRD       $0x01, 36(SI), X0, X0
 	VPINSRD       $0x02, 72(SI), X0, X0
@@ -12010,7 +14179,7 @@ block:
 	VPSLLW        $0x07, Y0, Y0
 	VCVTPH2PS     Y0, Z0
 	VMULPS        Z13, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (DI), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VMOVDQU       4(SI), Y8
@@ -12020,12 +14189,12 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     (DX), Z7
+	VMOVDQU32     (R9), Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VPDPBUSD      64(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       76(SI), Y8
 	VINSERTI64X4  $0x01, 112(SI), Z8, Z8
 	VPANDD        Z31, Z8, Z6
@@ -12033,7 +14202,7 @@ block:
 	VPANDD        Z31, Z8, Z8
 	VPSHUFB       Z6, Z28, Z6
 	VPSHUFB       Z8, Z28, Z8
-	VMOVDQU32     64(DX), Z7
+	VMOVDQU32     64(R9), Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VPDPBUSD      192(AX), Z8, Z7
 	VCVTDQ2PS     Z7, Z7
@@ -12041,33 +14210,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000090, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000080, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000080, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -12080,14 +14274,17 @@ GLOBL byte7f<>(SB), RODATA|NOPTR, $1
 DATA two7<>+0(SB)/4, $0x43000000
 GLOBL two7<>(SB), RODATA|NOPTR, $4
 
-// func rowsQ2KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ2KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·rowsQ2KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -12103,7 +14300,7 @@ TEXT ·rowsQ2KVNNI(SB), NOSPLIT, $0-80
 	VMOVDQU64    counts46<>+0(SB), Z25
 	VMOVDQU32    doubled<>+0(SB), Z27
 	VPBROADCASTQ low4<>+0(SB), X12
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -12112,13 +14309,123 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	PREFETCHT0      832(CX)
+	PREFETCHT1      1600(CX)
+	VPBROADCASTW    80(CX), Y2
+	VCVTPH2PS       Y2, Z3
+	VPBROADCASTW    82(CX), Y2
+	VCVTPH2PS       Y2, Z4
+	VMOVDQU         (CX), X1
+	VPAND           X12, X1, X0
+	VPSRLW          $0x04, X1, X1
+	VPAND           X12, X1, X1
+	VPMOVZXBD       X0, Z0
+	VPMOVZXBD       X1, Z5
+	VCVTDQ2PS       Z0, Z0
+	VCVTDQ2PS       Z5, Z5
+	VMULPS          Z3, Z0, Z0
+	VMULPS          Z4, Z5, Z5
+	VMULPS          (R9), Z5, Z5
+	VSUBPS          Z5, Z16, Z16
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 16(CX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VBROADCASTI64X4 48(CX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x00000054, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	PREFETCHT0      832(DX)
+	PREFETCHT1      1600(DX)
+	VPBROADCASTW    80(DX), Y2
+	VCVTPH2PS       Y2, Z3
+	VPBROADCASTW    82(DX), Y2
+	VCVTPH2PS       Y2, Z4
+	VMOVDQU         (DX), X1
+	VPAND           X12, X1, X0
+	VPSRLW          $0x04, X1, X1
+	VPAND           X12, X1, X1
+	VPMOVZXBD       X0, Z0
+	VPMOVZXBD       X1, Z5
+	VCVTDQ2PS       Z0, Z0
+	VCVTDQ2PS       Z5, Z5
+	VMULPS          Z3, Z0, Z0
+	VMULPS          Z4, Z5, Z5
+	VMULPS          (R9), Z5, Z5
+	VSUBPS          Z5, Z17, Z17
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 16(DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 48(DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000054, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	PREFETCHT0      832(BX)
+	PREFETCHT1      1600(BX)
 	VPBROADCASTW    80(BX), Y2
 	VCVTPH2PS       Y2, Z3
 	VPBROADCASTW    82(BX), Y2
@@ -12133,9 +14440,9 @@ block:
 	VCVTDQ2PS       Z5, Z5
 	VMULPS          Z3, Z0, Z0
 	VMULPS          Z4, Z5, Z5
-	VMULPS          (DX), Z5, Z5
-	VSUBPS          Z5, Z16, Z16
-	VMOVUPS         (CX), Y1
+	VMULPS          (R9), Z5, Z5
+	VSUBPS          Z5, Z18, Z18
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
 	VBROADCASTI64X4 16(BX), Z10
@@ -12145,14 +14452,14 @@ block:
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z18
 	VBROADCASTI64X4 48(BX), Z10
 	VPSRLVW         Z24, Z10, Z6
 	VPANDD          Z31, Z6, Z6
@@ -12160,17 +14467,19 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z18
 	ADDQ            $0x00000054, BX
-	PREFETCHT0      2048(SI)
-	PREFETCHT0      2112(SI)
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
+	PREFETCHT0      832(SI)
+	PREFETCHT1      1600(SI)
 	VPBROADCASTW    80(SI), Y2
 	VCVTPH2PS       Y2, Z3
 	VPBROADCASTW    82(SI), Y2
@@ -12185,9 +14494,9 @@ block:
 	VCVTDQ2PS       Z5, Z5
 	VMULPS          Z3, Z0, Z0
 	VMULPS          Z4, Z5, Z5
-	VMULPS          (DX), Z5, Z5
-	VSUBPS          Z5, Z18, Z18
-	VMOVUPS         (CX), Y1
+	VMULPS          (R9), Z5, Z5
+	VSUBPS          Z5, Z19, Z19
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
 	VBROADCASTI64X4 16(SI), Z10
@@ -12197,7 +14506,7 @@ block:
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12212,7 +14521,7 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12222,33 +14531,58 @@ block:
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x00000054, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000040, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000040, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
@@ -12313,14 +14647,17 @@ DATA by0246<>+56(SB)/4, $0x0000001c
 DATA by0246<>+60(SB)/4, $0x0000001e
 GLOBL by0246<>(SB), RODATA|NOPTR, $64
 
-// func rowsQ3KVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ3KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsQ3KVNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -12343,7 +14680,7 @@ TEXT ·rowsQ3KVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTQ low4<>+0(SB), X12
 	VPBROADCASTB byte32<>+0(SB), X15
 	VMOVDQU32    by0246<>+0(SB), X26
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -12352,13 +14689,139 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   neg+48(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   neg+48(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	PREFETCHT0      832(CX)
+	PREFETCHT1      1600(CX)
+	VMOVQ           96(CX), X0
+	VPSRLW          $0x04, X0, X1
+	VPUNPCKLQDQ     X1, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    104(CX), X1
+	VPSRLVD         X26, X1, X1
+	VPANDD          X31, X1, X1
+	VPSLLD          $0x04, X1, X1
+	VPOR            X1, X0, X0
+	VPSUBB          X15, X0, X0
+	VPMOVSXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTW    108(CX), Y2
+	VCVTPH2PS       Y2, Z3
+	VMULPS          Z3, Z0, Z0
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 (CX), Z11
+	VBROADCASTI64X4 32(CX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z28, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (R9), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z29, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(R9), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VBROADCASTI64X4 64(CX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z13, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(R9), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z14, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(R9), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x0000006e, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	PREFETCHT0      832(DX)
+	PREFETCHT1      1600(DX)
+	VMOVQ           96(DX), X0
+	VPSRLW          $0x04, X0, X1
+	VPUNPCKLQDQ     X1, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    104(DX), X1
+	VPSRLVD         X26, X1, X1
+	VPANDD          X31, X1, X1
+	VPSLLD          $0x04, X1, X1
+	VPOR            X1, X0, X0
+	VPSUBB          X15, X0, X0
+	VPMOVSXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTW    108(DX), Y2
+	VCVTPH2PS       Y2, Z3
+	VMULPS          Z3, Z0, Z0
+	VMOVUPS         (DI), Y1
+	VPERMPS         Z1, Z27, Z1
+	VMULPS          Z1, Z0, Z0
+	VBROADCASTI64X4 (DX), Z11
+	VBROADCASTI64X4 32(DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSLLVW         Z28, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       (R9), Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z29, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       64(R9), Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 64(DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z13, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       128(R9), Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPSRLVW         Z14, Z11, Z8
+	VPTERNLOGD      $0xf8, Z30, Z8, Z6
+	VMOVDQU32       192(R9), Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x0000006e, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	PREFETCHT0      832(BX)
+	PREFETCHT1      1600(BX)
 	VMOVQ           96(BX), X0
 	VPSRLW          $0x04, X0, X1
 	VPUNPCKLQDQ     X1, X0, X0
@@ -12374,7 +14837,7 @@ block:
 	VPBROADCASTW    108(BX), Y2
 	VCVTPH2PS       Y2, Z3
 	VMULPS          Z3, Z0, Z0
-	VMOVUPS         (CX), Y1
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
 	VBROADCASTI64X4 (BX), Z11
@@ -12383,42 +14846,44 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSLLVW         Z28, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (DX), Z7
+	VMOVDQU32       (R9), Z7
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z29, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(DX), Z7
+	VMOVDQU32       64(R9), Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z18
 	VBROADCASTI64X4 64(BX), Z10
 	VPSRLVW         Z24, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z13, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(DX), Z7
+	VMOVDQU32       128(R9), Z7
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z14, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(DX), Z7
+	VMOVDQU32       192(R9), Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z18
 	ADDQ            $0x0000006e, BX
-	PREFETCHT0      2048(SI)
-	PREFETCHT0      2112(SI)
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
+	PREFETCHT0      832(SI)
+	PREFETCHT1      1600(SI)
 	VMOVQ           96(SI), X0
 	VPSRLW          $0x04, X0, X1
 	VPUNPCKLQDQ     X1, X0, X0
@@ -12434,7 +14899,7 @@ block:
 	VPBROADCASTW    108(SI), Y2
 	VCVTPH2PS       Y2, Z3
 	VMULPS          Z3, Z0, Z0
-	VMOVUPS         (CX), Y1
+	VMOVUPS         (DI), Y1
 	VPERMPS         Z1, Z27, Z1
 	VMULPS          Z1, Z0, Z0
 	VBROADCASTI64X4 (SI), Z11
@@ -12443,16 +14908,16 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSLLVW         Z28, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       (DX), Z7
+	VMOVDQU32       (R9), Z7
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z29, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       64(DX), Z7
+	VMOVDQU32       64(R9), Z7
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
@@ -12462,49 +14927,74 @@ block:
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z13, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       128(DX), Z7
+	VMOVDQU32       128(R9), Z7
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPSRLVW         Z14, Z11, Z8
 	VPTERNLOGD      $0xf8, Z30, Z8, Z6
-	VMOVDQU32       192(DX), Z7
+	VMOVDQU32       192(R9), Z7
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x0000006e, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000100, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000100, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
@@ -12514,14 +15004,17 @@ done:
 DATA byte32<>+0(SB)/1, $0x20
 GLOBL byte32<>(SB), RODATA|NOPTR, $1
 
-// func rowsTQ2VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsTQ2VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsTQ2VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -12535,7 +15028,7 @@ TEXT ·rowsTQ2VNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTQ low2<>+0(SB), Z31
 	VMOVDQU64    counts02<>+0(SB), Z24
 	VMOVDQU64    counts46<>+0(SB), Z25
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -12544,19 +15037,21 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	PREFETCHT0      2112(BX)
-	VPBROADCASTW    64(BX), X2
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	PREFETCHT0      832(CX)
+	PREFETCHT1      1600(CX)
+	VPBROADCASTW    64(CX), X2
 	VCVTPH2PS       X2, Y0
-	VMULPS          (DX), Y0, Y1
+	VMULPS          (R9), Y0, Y1
 	VSUBPS          Z1, Z16, Z16
-	VMULPS          (CX), Y0, Y0
-	VBROADCASTI64X4 (BX), Z10
+	VMULPS          (DI), Y0, Y0
+	VBROADCASTI64X4 (CX), Z10
 	VPSRLVW         Z24, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12570,8 +15065,8 @@ block:
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
-	VFMADD231PS     Z9, Z7, Z17
-	VBROADCASTI64X4 32(BX), Z10
+	VFMADD231PS     Z9, Z7, Z16
+	VBROADCASTI64X4 32(CX), Z10
 	VPSRLVW         Z24, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12585,16 +15080,58 @@ block:
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
-	ADDQ            $0x00000042, BX
-	PREFETCHT0      2048(SI)
-	PREFETCHT0      2112(SI)
-	VPBROADCASTW    64(SI), X2
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x00000042, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	PREFETCHT0      832(DX)
+	PREFETCHT1      1600(DX)
+	VPBROADCASTW    64(DX), X2
 	VCVTPH2PS       X2, Y0
-	VMULPS          (DX), Y0, Y1
+	VMULPS          (R9), Y0, Y1
+	VSUBPS          Z1, Z17, Z17
+	VMULPS          (DI), Y0, Y0
+	VBROADCASTI64X4 (DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VBROADCASTI64X4 32(DX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000042, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	PREFETCHT0      832(BX)
+	PREFETCHT1      1600(BX)
+	VPBROADCASTW    64(BX), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (R9), Y0, Y1
 	VSUBPS          Z1, Z18, Z18
-	VMULPS          (CX), Y0, Y0
-	VBROADCASTI64X4 (SI), Z10
+	VMULPS          (DI), Y0, Y0
+	VBROADCASTI64X4 (BX), Z10
 	VPSRLVW         Z24, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12602,6 +15139,46 @@ block:
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
 	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VBROADCASTI64X4 32(BX), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPSRLVW         Z25, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	ADDQ            $0x00000042, BX
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
+	PREFETCHT0      832(SI)
+	PREFETCHT1      1600(SI)
+	VPBROADCASTW    64(SI), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (R9), Y0, Y1
+	VSUBPS          Z1, Z19, Z19
+	VMULPS          (DI), Y0, Y0
+	VBROADCASTI64X4 (SI), Z10
+	VPSRLVW         Z24, Z10, Z6
+	VPANDD          Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12616,7 +15193,7 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPSRLVW         Z25, Z10, Z6
 	VPANDD          Z31, Z6, Z6
 	VPXORD          Z7, Z7, Z7
@@ -12626,47 +15203,75 @@ block:
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x00000042, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000020, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000020, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsQ2_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ2_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ2_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -12679,7 +15284,7 @@ TEXT ·rowsQ2_0VNNI(SB), NOSPLIT, $0-80
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low2<>+0(SB), Z31
 	VMOVDQU      eachTwice<>+0(SB), Y12
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -12688,24 +15293,26 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
 	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (BX), X0, X0
-	VPINSRW       $0x01, 18(BX), X0, X0
-	VPINSRW       $0x02, 36(BX), X0, X0
-	VPINSRW       $0x03, 54(BX), X0, X0
+	VPINSRW       $0x00, (CX), X0, X0
+	VPINSRW       $0x01, 18(CX), X0, X0
+	VPINSRW       $0x02, 36(CX), X0, X0
+	VPINSRW       $0x03, 54(CX), X0, X0
 	VCVTPH2PS     X0, Y0
 	VPERMPS       Y0, Y12, Y0
-	VMULPS        (DX), Y0, Y1
+	VMULPS        (R9), Y0, Y1
 	VSUBPS        Z1, Z16, Z16
-	VMULPS        (CX), Y0, Y0
-	VPMOVZXBD     2(BX), Z6
+	VMULPS        (DI), Y0, Y0
+	VPMOVZXBD     2(CX), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
 	VPSLLD        $0x0c, Z6, Z8
@@ -12716,7 +15323,7 @@ block:
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VPMOVZXBD     20(BX), Z6
+	VPMOVZXBD     20(CX), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
 	VPSLLD        $0x0c, Z6, Z8
@@ -12726,8 +15333,8 @@ block:
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	VPMOVZXBD     38(BX), Z6
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     38(CX), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
 	VPSLLD        $0x0c, Z6, Z8
@@ -12738,7 +15345,66 @@ block:
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	VPMOVZXBD     56(BX), Z6
+	VPMOVZXBD     56(CX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000048, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (DX), X0, X0
+	VPINSRW       $0x01, 18(DX), X0, X0
+	VPINSRW       $0x02, 36(DX), X0, X0
+	VPINSRW       $0x03, 54(DX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (R9), Y0, Y1
+	VSUBPS        Z1, Z17, Z17
+	VMULPS        (DI), Y0, Y0
+	VPMOVZXBD     2(DX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     20(DX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     38(DX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     56(DX), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
 	VPSLLD        $0x0c, Z6, Z8
@@ -12749,20 +15415,22 @@ block:
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	ADDQ          $0x00000048, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	ADDQ          $0x00000048, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (SI), X0, X0
-	VPINSRW       $0x01, 18(SI), X0, X0
-	VPINSRW       $0x02, 36(SI), X0, X0
-	VPINSRW       $0x03, 54(SI), X0, X0
+	VPINSRW       $0x00, (BX), X0, X0
+	VPINSRW       $0x01, 18(BX), X0, X0
+	VPINSRW       $0x02, 36(BX), X0, X0
+	VPINSRW       $0x03, 54(BX), X0, X0
 	VCVTPH2PS     X0, Y0
 	VPERMPS       Y0, Y12, Y0
-	VMULPS        (DX), Y0, Y1
+	VMULPS        (R9), Y0, Y1
 	VSUBPS        Z1, Z18, Z18
-	VMULPS        (CX), Y0, Y0
-	VPMOVZXBD     2(SI), Z6
+	VMULPS        (DI), Y0, Y0
+	VPMOVZXBD     2(BX), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
 	VPSLLD        $0x0c, Z6, Z8
@@ -12773,6 +15441,65 @@ block:
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     20(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     38(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     56(BX), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	ADDQ          $0x00000048, BX
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (SI), X0, X0
+	VPINSRW       $0x01, 18(SI), X0, X0
+	VPINSRW       $0x02, 36(SI), X0, X0
+	VPINSRW       $0x03, 54(SI), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (R9), Y0, Y1
+	VSUBPS        Z1, Z19, Z19
+	VMULPS        (DI), Y0, Y0
+	VPMOVZXBD     2(SI), Z6
+	VPSLLD        $0x06, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPSLLD        $0x0c, Z6, Z8
+	VPORD         Z8, Z6, Z6
+	VPANDD        Z31, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     20(SI), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
@@ -12794,7 +15521,7 @@ block:
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     56(SI), Z6
 	VPSLLD        $0x06, Z6, Z8
 	VPORD         Z8, Z6, Z6
@@ -12808,33 +15535,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000048, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -12851,14 +15603,17 @@ DATA eachTwice<>+24(SB)/4, $0x00000003
 DATA eachTwice<>+28(SB)/4, $0x00000003
 GLOBL eachTwice<>(SB), RODATA|NOPTR, $32
 
-// func rowsQ1_0VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsQ1_0VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsQ1_0VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -12871,7 +15626,7 @@ TEXT ·rowsQ1_0VNNI(SB), NOSPLIT, $0-80
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ bit1<>+0(SB), Z31
 	VMOVDQU      eachFour<>+0(SB), Y12
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -12880,65 +15635,145 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0    2048(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
 	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (BX), X0, X0
-	VPINSRW       $0x01, 18(BX), X0, X0
+	VPINSRW       $0x00, (CX), X0, X0
+	VPINSRW       $0x01, 18(CX), X0, X0
 	VCVTPH2PS     X0, Y0
 	VPERMPS       Y0, Y12, Y0
-	VMULPS        (DX), Y0, Y1
+	VMULPS        (R9), Y0, Y1
 	VSUBPS        Z1, Z16, Z16
-	VMULPS        (CX), Y0, Y0
-	KMOVQ         2(BX), K1
+	VMULPS        (DI), Y0, Y0
+	KMOVQ         2(CX), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	KMOVQ         10(BX), K1
+	KMOVQ         10(CX), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
-	KMOVQ         20(BX), K1
+	VFMADD231PS   Z9, Z7, Z16
+	KMOVQ         20(CX), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
 	VFMADD231PS   Z9, Z7, Z16
-	KMOVQ         28(BX), K1
+	KMOVQ         28(CX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000024, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (DX), X0, X0
+	VPINSRW       $0x01, 18(DX), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (R9), Y0, Y1
+	VSUBPS        Z1, Z17, Z17
+	VMULPS        (DI), Y0, Y0
+	KMOVQ         2(DX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	KMOVQ         10(DX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	KMOVQ         20(DX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	KMOVQ         28(DX), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
 	VFMADD231PS   Z9, Z7, Z17
-	ADDQ          $0x00000024, BX
-	PREFETCHT0    2048(SI)
+	ADDQ          $0x00000024, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
 	VPXOR         X0, X0, X0
-	VPINSRW       $0x00, (SI), X0, X0
-	VPINSRW       $0x01, 18(SI), X0, X0
+	VPINSRW       $0x00, (BX), X0, X0
+	VPINSRW       $0x01, 18(BX), X0, X0
 	VCVTPH2PS     X0, Y0
 	VPERMPS       Y0, Y12, Y0
-	VMULPS        (DX), Y0, Y1
+	VMULPS        (R9), Y0, Y1
 	VSUBPS        Z1, Z18, Z18
-	VMULPS        (CX), Y0, Y0
-	KMOVQ         2(SI), K1
+	VMULPS        (DI), Y0, Y0
+	KMOVQ         2(BX), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
 	VFMADD231PS   Z9, Z7, Z18
+	KMOVQ         10(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	KMOVQ         20(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	KMOVQ         28(BX), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	ADDQ          $0x00000024, BX
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	VPXOR         X0, X0, X0
+	VPINSRW       $0x00, (SI), X0, X0
+	VPINSRW       $0x01, 18(SI), X0, X0
+	VCVTPH2PS     X0, Y0
+	VPERMPS       Y0, Y12, Y0
+	VMULPS        (R9), Y0, Y1
+	VSUBPS        Z1, Z19, Z19
+	VMULPS        (DI), Y0, Y0
+	KMOVQ         2(SI), K1
+	VMOVDQU8.Z    Z31, K1, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z19
 	KMOVQ         10(SI), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
@@ -12952,7 +15787,7 @@ block:
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	KMOVQ         28(SI), K1
 	VMOVDQU8.Z    Z31, K1, Z6
 	VPXORD        Z7, Z7, Z7
@@ -12962,33 +15797,58 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000024, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R10
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, R9
+	DECQ          R8
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), DI
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	DECQ          R9
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (DI)
+	ADDQ          AX, DI
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (DI)
+	ADDQ          AX, DI
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -13011,14 +15871,17 @@ GLOBL top2<>(SB), RODATA|NOPTR, $8
 DATA sixtyFourth<>+0(SB)/4, $0x3c800000
 GLOBL sixtyFourth<>(SB), RODATA|NOPTR, $4
 
-// func rowsTQ1VNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
+// func rowsTQ1VNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
 TEXT ·rowsTQ1VNNI(SB), NOSPLIT, $0-80
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -13046,7 +15909,7 @@ TEXT ·rowsTQ1VNNI(SB), NOSPLIT, $0-80
 	KMOVQ        AX, K6
 	MOVQ         $0x000000000000f000, AX
 	KMOVQ        AX, K7
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -13055,19 +15918,20 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), DI
+	MOVQ   sums+64(FP), R9
+	MOVQ   blocks+72(FP), R8
 
 block:
-	PREFETCHT0      2048(BX)
-	VPBROADCASTW    52(BX), X2
+	PREFETCHT0      768(CX)
+	PREFETCHT1      1536(CX)
+	VPBROADCASTW    52(CX), X2
 	VCVTPH2PS       X2, Y0
-	VMULPS          (DX), Y0, Y1
+	VMULPS          (R9), Y0, Y1
 	VSUBPS          Z1, Z16, Z16
-	VMULPS          (CX), Y0, Y0
+	VMULPS          (DI), Y0, Y0
 	VMULPS          Y13, Y0, Y0
-	VBROADCASTI64X4 (BX), Z10
+	VBROADCASTI64X4 (CX), Z10
 	VPADDB          Z10, Z10, Z5
 	VPADDB          Z5, Z10, K1, Z10
 	VPXORD          Z30, Z10, Z6
@@ -13091,7 +15955,147 @@ block:
 	VPDPBUSD        64(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VPADDB          Z11, Z11, Z10
+	VPADDB          Z11, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, Z10
+	VBROADCASTI128  32(CX), Y12
+	VINSERTI64X4    $0x01, Y12, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K2, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	VINSERTI64X4    $0x01, Y12, Z12, Z12
+	VPBROADCASTD    48(CX), K7, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K3, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K4, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K5, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K6, Z12
+	VPXORD          Z30, Z12, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z16
+	ADDQ            $0x00000036, CX
+	PREFETCHT0      768(DX)
+	PREFETCHT1      1536(DX)
+	VPBROADCASTW    52(DX), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (R9), Y0, Y1
+	VSUBPS          Z1, Z17, Z17
+	VMULPS          (DI), Y0, Y0
+	VMULPS          Y13, Y0, Y0
+	VBROADCASTI64X4 (DX), Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K1, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
 	VFMADD231PS     Z9, Z7, Z17
+	VPADDB          Z10, Z10, Z11
+	VPADDB          Z10, Z11, Z11
+	VPADDB          Z11, Z11, Z5
+	VPADDB          Z5, Z11, Z11
+	VPXORD          Z30, Z11, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VPADDB          Z11, Z11, Z10
+	VPADDB          Z11, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, Z10
+	VBROADCASTI128  32(DX), Y12
+	VINSERTI64X4    $0x01, Y12, Z10, Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K2, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        128(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z22, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	VINSERTI64X4    $0x01, Y12, Z12, Z12
+	VPBROADCASTD    48(DX), K7, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K3, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K4, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K5, Z12
+	VPADDB          Z12, Z12, Z5
+	VPADDB          Z5, Z12, K6, Z12
+	VPXORD          Z30, Z12, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        192(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z23, Z9
+	VFMADD231PS     Z9, Z7, Z17
+	ADDQ            $0x00000036, DX
+	PREFETCHT0      768(BX)
+	PREFETCHT1      1536(BX)
+	VPBROADCASTW    52(BX), X2
+	VCVTPH2PS       X2, Y0
+	VMULPS          (R9), Y0, Y1
+	VSUBPS          Z1, Z18, Z18
+	VMULPS          (DI), Y0, Y0
+	VMULPS          Y13, Y0, Y0
+	VBROADCASTI64X4 (BX), Z10
+	VPADDB          Z10, Z10, Z5
+	VPADDB          Z5, Z10, K1, Z10
+	VPXORD          Z30, Z10, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z20, Z9
+	VFMADD231PS     Z9, Z7, Z18
+	VPADDB          Z10, Z10, Z11
+	VPADDB          Z10, Z11, Z11
+	VPADDB          Z11, Z11, Z5
+	VPADDB          Z5, Z11, Z11
+	VPXORD          Z30, Z11, Z6
+	VPAVGB          Z30, Z6, Z8
+	VPAVGB          Z8, Z6, Z6
+	VPANDND         Z31, Z6, Z6
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        64(AX), Z6, Z7
+	VCVTDQ2PS       Z7, Z7
+	VPERMPS         Z0, Z21, Z9
+	VFMADD231PS     Z9, Z7, Z18
 	VPADDB          Z11, Z11, Z10
 	VPADDB          Z11, Z10, Z10
 	VPADDB          Z10, Z10, Z5
@@ -13108,7 +16112,7 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z16
+	VFMADD231PS     Z9, Z7, Z18
 	VINSERTI64X4    $0x01, Y12, Z12, Z12
 	VPBROADCASTD    48(BX), K7, Z12
 	VPADDB          Z12, Z12, Z5
@@ -13127,14 +16131,15 @@ block:
 	VPDPBUSD        192(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z23, Z9
-	VFMADD231PS     Z9, Z7, Z17
+	VFMADD231PS     Z9, Z7, Z18
 	ADDQ            $0x00000036, BX
-	PREFETCHT0      2048(SI)
+	PREFETCHT0      768(SI)
+	PREFETCHT1      1536(SI)
 	VPBROADCASTW    52(SI), X2
 	VCVTPH2PS       X2, Y0
-	VMULPS          (DX), Y0, Y1
-	VSUBPS          Z1, Z18, Z18
-	VMULPS          (CX), Y0, Y0
+	VMULPS          (R9), Y0, Y1
+	VSUBPS          Z1, Z19, Z19
+	VMULPS          (DI), Y0, Y0
 	VMULPS          Y13, Y0, Y0
 	VBROADCASTI64X4 (SI), Z10
 	VPADDB          Z10, Z10, Z5
@@ -13147,7 +16152,7 @@ block:
 	VPDPBUSD        (AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z20, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VPADDB          Z10, Z10, Z11
 	VPADDB          Z10, Z11, Z11
 	VPADDB          Z11, Z11, Z5
@@ -13177,7 +16182,7 @@ block:
 	VPDPBUSD        128(AX), Z6, Z7
 	VCVTDQ2PS       Z7, Z7
 	VPERMPS         Z0, Z22, Z9
-	VFMADD231PS     Z9, Z7, Z18
+	VFMADD231PS     Z9, Z7, Z19
 	VINSERTI64X4    $0x01, Y12, Z12, Z12
 	VPBROADCASTD    48(SI), K7, Z12
 	VPADDB          Z12, Z12, Z5
@@ -13199,33 +16204,58 @@ block:
 	VFMADD231PS     Z9, Z7, Z19
 	ADDQ            $0x00000036, SI
 	ADDQ            $0x00000100, AX
-	ADDQ            $0x00000020, CX
-	ADDQ            $0x00000020, DX
-	DECQ            R10
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000020, R9
+	DECQ            R8
 	JNZ             block
-	VADDPS          Z17, Z16, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
+	VMOVAPS         Z16, Z0
+	VMOVAPS         Z17, Z1
+	VMOVAPS         Z18, Z2
+	VMOVAPS         Z19, Z3
+	MOVQ            out+0(FP), DI
+	ADDQ            $0x00000004, out+0(FP)
+	MOVQ            outStep+8(FP), AX
+	VEXTRACTF64X4   $0x01, Z0, Y4
+	VADDPS          Y4, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x0e, X0, X4
+	VADDPS          X4, X0, X0
+	VPSHUFD         $0x01, X0, X4
+	VADDSS          X4, X0, X0
 	VMOVSS          X0, (DI)
-	ADDQ            $0x00000004, DI
-	VADDPS          Z19, Z18, Z0
-	VEXTRACTF64X4   $0x01, Z0, Y1
-	VADDPS          Y1, Y0, Y0
-	VEXTRACTF128    $0x01, Y0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x0e, X0, X1
-	VADDPS          X1, X0, X0
-	VPSHUFD         $0x01, X0, X1
-	VADDSS          X1, X0, X0
-	VMOVSS          X0, (R8)
-	ADDQ            $0x00000004, R8
-	DECQ            R9
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z1, Y4
+	VADDPS          Y4, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x0e, X1, X4
+	VADDPS          X4, X1, X1
+	VPSHUFD         $0x01, X1, X4
+	VADDSS          X4, X1, X1
+	VMOVSS          X1, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z2, Y4
+	VADDPS          Y4, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x0e, X2, X4
+	VADDPS          X4, X2, X2
+	VPSHUFD         $0x01, X2, X4
+	VADDSS          X4, X2, X2
+	VMOVSS          X2, (DI)
+	ADDQ            AX, DI
+	VEXTRACTF64X4   $0x01, Z3, Y4
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x0e, X3, X4
+	VADDPS          X4, X3, X3
+	VPSHUFD         $0x01, X3, X4
+	VADDSS          X4, X3, X3
+	VMOVSS          X3, (DI)
+	ADDQ            AX, DI
+	DECQ            rows+16(FP)
 	JNZ             row
 
 done:
@@ -13250,15 +16280,18 @@ GLOBL eighth<>(SB), RODATA|NOPTR, $4
 DATA quarter<>+0(SB)/4, $0x3e800000
 GLOBL quarter<>(SB), RODATA|NOPTR, $4
 
-// func rowsIQ2XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ2XXSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
 TEXT ·rowsIQ2XXSVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -13272,7 +16305,7 @@ TEXT ·rowsIQ2XXSVNNI(SB), NOSPLIT, $0-80
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z26
 	VPXORD       Z15, Z15, Z15
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -13281,12 +16314,300 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), R8
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	VPBROADCASTW  (CX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPSRLQ        $0x3c, 2(CX), Z0
+	VPMOVQD       Z0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VMOVDQU       2(CX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          6(CX), R10
+	MOVL          14(CX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       18(CX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          22(CX), R10
+	MOVL          30(CX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       34(CX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          38(CX), R10
+	MOVL          46(CX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       50(CX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          54(CX), R10
+	MOVL          62(CX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000042, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPBROADCASTW  (DX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPSRLQ        $0x3c, 2(DX), Z0
+	VPMOVQD       Z0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VMOVDQU       2(DX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          6(DX), R10
+	MOVL          14(DX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       18(DX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          22(DX), R10
+	MOVL          30(DX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       34(DX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          38(DX), R10
+	MOVL          46(DX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       50(DX), X4
+	VPSHUFD       $0x08, X4, X4
+	VPMOVZXBD     X4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          54(DX), R10
+	MOVL          62(DX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000042, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPBROADCASTW  (BX), X2
 	VCVTPH2PS     X2, Y3
 	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
@@ -13296,138 +16617,140 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VMOVDQU       2(BX), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          6(BX), R11
-	MOVL          14(BX), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          6(BX), R10
+	MOVL          14(BX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       18(BX), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          22(BX), R11
-	MOVL          30(BX), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          22(BX), R10
+	MOVL          30(BX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       34(BX), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          38(BX), R11
-	MOVL          46(BX), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          38(BX), R10
+	MOVL          46(BX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       50(BX), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          54(BX), R11
-	MOVL          62(BX), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          54(BX), R10
+	MOVL          62(BX), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000042, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
 	VPBROADCASTW  (SI), X2
 	VCVTPH2PS     X2, Y3
 	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
@@ -13437,64 +16760,64 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VMOVDQU       2(SI), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          6(SI), R11
-	MOVL          14(SI), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          6(SI), R10
+	MOVL          14(SI), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       18(SI), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          22(SI), R11
-	MOVL          30(SI), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          22(SI), R10
+	MOVL          30(SI), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -13506,59 +16829,59 @@ block:
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          38(SI), R11
-	MOVL          46(SI), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          38(SI), R10
+	MOVL          46(SI), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       50(SI), X4
 	VPSHUFD       $0x08, X4, X4
 	VPMOVZXBD     X4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
-	MOVL          54(SI), R11
-	MOVL          62(SI), R12
-	SHLQ          $0x20, R12
-	ORQ           R12, R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	MOVL          54(SI), R10
+	MOVL          62(SI), R11
+	SHLQ          $0x20, R11
+	ORQ           R11, R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -13568,47 +16891,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000042, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	DECQ          R10
-	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000020, R8
 	DECQ          R9
+	JNZ           block
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ2XSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ2XSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsIQ2XSVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -13626,7 +16977,7 @@ TEXT ·rowsIQ2XSVNNI(SB), NOSPLIT, $0-80
 	VPXORD       Z15, Z15, Z15
 	MOVL         $0x000001ff, AX
 	VPBROADCASTD AX, Y14
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -13635,12 +16986,286 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), R8
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	VPBROADCASTW  (CX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         66(CX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       2(CX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       18(CX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       34(CX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VMOVDQU       50(CX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x0000004a, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPBROADCASTW  (DX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         66(DX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VMOVDQU       2(DX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       18(DX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       34(DX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VMOVDQU       50(DX), X5
+	VPMOVZXWD     X5, Y4
+	VPAND         Y14, Y4, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPSRLW        $0x09, X5, X5
+	VPACKUSWB     X5, X5, X5
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x0000004a, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPBROADCASTW  (BX), Y2
 	VCVTPH2PS     Y2, Z3
 	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
@@ -13653,128 +17278,130 @@ block:
 	VPADDD        Z26, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
 	VMULPS        Z3, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (R8), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VMOVDQU       2(BX), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       18(BX), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       34(BX), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VMOVDQU       50(BX), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x0000004a, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
 	VPBROADCASTW  (SI), Y2
 	VCVTPH2PS     Y2, Z3
 	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
@@ -13787,60 +17414,60 @@ block:
 	VPADDD        Z26, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
 	VMULPS        Z3, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (R8), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VMOVDQU       2(SI), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       18(SI), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -13852,53 +17479,53 @@ block:
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VMOVDQU       50(SI), X5
 	VPMOVZXWD     X5, Y4
 	VPAND         Y14, Y4, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPSRLW        $0x09, X5, X5
 	VPACKUSWB     X5, X5, X5
-	VMOVQ         X5, R11
+	VMOVQ         X5, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -13908,47 +17535,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x0000004a, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	DECQ          R10
-	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000020, R8
 	DECQ          R9
+	JNZ           block
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ2SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ2SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsIQ2SVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -13967,7 +17622,7 @@ TEXT ·rowsIQ2SVNNI(SB), NOSPLIT, $0-80
 	MOVL         $0x00000300, AX
 	VPBROADCASTD AX, Y14
 	VMOVDQU      by2<>+0(SB), Y13
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -13976,12 +17631,174 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), R8
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	VPBROADCASTW  (CX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         74(CX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     2(CX), Y4
+	VPBROADCASTW  66(CX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         34(CX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     10(CX), Y4
+	VPBROADCASTW  68(CX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         42(CX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(CX), Y4
+	VPBROADCASTW  70(CX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         50(CX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     26(CX), Y4
+	VPBROADCASTW  72(CX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         58(CX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000052, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPBROADCASTW  (DX), Y2
+	VCVTPH2PS     Y2, Z3
+	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
+	VMOVQ         74(DX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     2(DX), Y4
+	VPBROADCASTW  66(DX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         34(DX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     10(DX), Y4
+	VPBROADCASTW  68(DX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         42(DX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(DX), Y4
+	VPBROADCASTW  70(DX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         50(DX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     26(DX), Y4
+	VPBROADCASTW  72(DX), Y5
+	VPSRLVD       Y13, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	KMOVQ         58(DX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000052, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPBROADCASTW  (BX), Y2
 	VCVTPH2PS     Y2, Z3
 	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
@@ -13994,7 +17811,7 @@ block:
 	VPADDD        Z26, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
 	VMULPS        Z3, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (R8), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VPMOVZXBD     2(BX), Y4
@@ -14003,7 +17820,7 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         34(BX), K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14011,14 +17828,14 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     10(BX), Y4
 	VPBROADCASTW  68(BX), Y5
 	VPSRLVD       Y13, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         42(BX), K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14026,14 +17843,14 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     18(BX), Y4
 	VPBROADCASTW  70(BX), Y5
 	VPSRLVD       Y13, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         50(BX), K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14041,14 +17858,14 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     26(BX), Y4
 	VPBROADCASTW  72(BX), Y5
 	VPSRLVD       Y13, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         58(BX), K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14056,10 +17873,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000052, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
 	VPBROADCASTW  (SI), Y2
 	VCVTPH2PS     Y2, Z3
 	VMULPS.BCST   eighth<>+0(SB), Z3, Z3
@@ -14072,7 +17891,7 @@ block:
 	VPADDD        Z26, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
 	VMULPS        Z3, Z0, Z0
-	VMOVUPS       (CX), Y1
+	VMOVUPS       (R8), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VPMOVZXBD     2(SI), Y4
@@ -14081,7 +17900,7 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         34(SI), K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14089,14 +17908,14 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     10(SI), Y4
 	VPBROADCASTW  68(SI), Y5
 	VPSRLVD       Y13, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         42(SI), K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14111,7 +17930,7 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         50(SI), K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14119,14 +17938,14 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     26(SI), Y4
 	VPBROADCASTW  72(SI), Y5
 	VPSRLVD       Y13, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (DX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	KMOVQ         58(SI), K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14137,47 +17956,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000052, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	DECQ          R10
-	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000020, R8
 	DECQ          R9
+	JNZ           block
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ3XXSVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ3XXSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
 TEXT ·rowsIQ3XXSVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -14191,7 +18038,7 @@ TEXT ·rowsIQ3XXSVNNI(SB), NOSPLIT, $0-80
 	MOVL         $0x00000001, AX
 	VPBROADCASTD AX, Z26
 	VPXORD       Z15, Z15, Z15
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -14200,12 +18047,260 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), R8
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	VPBROADCASTW  (CX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
+	VMOVDQU       66(CX), Y0
+	VPSRLD        $0x1c, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(CX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          66(CX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(CX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          74(CX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     34(CX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          82(CX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     50(CX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          90(CX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000062, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPBROADCASTW  (DX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
+	VMOVDQU       66(DX), Y0
+	VPSRLD        $0x1c, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(DX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          66(DX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(DX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          74(DX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     34(DX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          82(DX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     50(DX), Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          90(DX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
+	MOVQ          R11, R12
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000062, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPBROADCASTW  (BX), X2
 	VCVTPH2PS     X2, Y3
 	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
@@ -14215,118 +18310,120 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VPMOVZXBD     2(BX), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          66(BX), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          66(BX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     18(BX), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          74(BX), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          74(BX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     34(BX), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          82(BX), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          82(BX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     50(BX), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          90(BX), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          90(BX), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x00000062, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
 	VPBROADCASTW  (SI), X2
 	VCVTPH2PS     X2, Y3
 	VMULPS.BCST   quarter<>+0(SB), Y3, Y3
@@ -14336,54 +18433,54 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VPMOVZXBD     2(SI), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          66(SI), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          66(SI), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     18(SI), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          74(SI), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          74(SI), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -14393,51 +18490,51 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     34(SI), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          82(SI), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          82(SI), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     50(SI), Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
-	MOVQ          90(SI), R11
-	PEXTQ         low28<>+0(SB), R11, R11
-	PDEPQ         sevenBits<>+0(SB), R11, R11
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	MOVQ          90(SI), R10
+	PEXTQ         low28<>+0(SB), R10, R10
+	PDEPQ         sevenBits<>+0(SB), R10, R10
+	MOVQ          R10, R11
 	MOVQ          R11, R12
-	MOVQ          R12, R13
-	SHRQ          $0x04, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x02, R13
-	XORQ          R13, R12
-	MOVQ          R12, R13
-	SHRQ          $0x01, R13
-	XORQ          R13, R12
-	SHLQ          $0x07, R12
-	ANDQ          topBits<>+0(SB), R12
-	ORQ           R12, R11
-	KMOVQ         R11, K1
+	SHRQ          $0x04, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x02, R12
+	XORQ          R12, R11
+	MOVQ          R11, R12
+	SHRQ          $0x01, R12
+	XORQ          R12, R11
+	SHLQ          $0x07, R11
+	ANDQ          topBits<>+0(SB), R11
+	ORQ           R11, R10
+	KMOVQ         R10, K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
 	VPXORD        Z7, Z7, Z7
@@ -14447,47 +18544,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000062, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	DECQ          R10
-	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000020, R8
 	DECQ          R9
+	JNZ           block
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ3SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ3SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, F16C, MMX+
 TEXT ·rowsIQ3SVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         src2+32(FP), SI
-	MOVQ         out+0(FP), DI
-	MOVQ         out2+8(FP), R8
-	MOVQ         rows+16(FP), R9
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -14504,7 +18629,7 @@ TEXT ·rowsIQ3SVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTQ low4<>+0(SB), Z31
 	MOVL         $0x00000100, AX
 	VPBROADCASTD AX, Z14
-	TESTQ        R9, R9
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -14513,12 +18638,152 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   blocks+72(FP), R10
+	MOVQ   scales+56(FP), R8
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(BX)
-	PREFETCHT0    2112(BX)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	PREFETCHT0    832(CX)
+	PREFETCHT1    1600(CX)
+	VPBROADCASTW  (CX), X2
+	VCVTPH2PS     X2, Y3
+	VMOVD         106(CX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(CX), Z4
+	KMOVW         66(CX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         74(CX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(CX), Z4
+	KMOVW         68(CX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         82(CX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     34(CX), Z4
+	KMOVW         70(CX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         90(CX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     50(CX), Z4
+	KMOVW         72(CX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         98(CX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x0000006e, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	PREFETCHT0    832(DX)
+	PREFETCHT1    1600(DX)
+	VPBROADCASTW  (DX), X2
+	VCVTPH2PS     X2, Y3
+	VMOVD         106(DX), X0
+	VPSRLW        $0x04, X0, X1
+	VPUNPCKLBW    X1, X0, X0
+	VPANDD        X31, X0, X0
+	VPMOVZXBD     X0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(DX), Z4
+	KMOVW         66(DX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         74(DX), K1
+	VMOVDQU64     (AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(DX), Z4
+	KMOVW         68(DX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         82(DX), K1
+	VMOVDQU64     64(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     34(DX), Z4
+	KMOVW         70(DX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         90(DX), K1
+	VMOVDQU64     128(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     50(DX), Z4
+	KMOVW         72(DX), K1
+	VPORD         Z14, Z4, K1, Z4
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
+	KMOVQ         98(DX), K1
+	VMOVDQU64     192(AX), Z8
+	VPSUBB        Z8, Z15, K1, Z8
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      Z8, Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x0000006e, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	PREFETCHT0    832(BX)
+	PREFETCHT1    1600(BX)
 	VPBROADCASTW  (BX), X2
 	VCVTPH2PS     X2, Y3
 	VMOVD         106(BX), X0
@@ -14530,12 +18795,12 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VPMOVZXBD     2(BX), Z4
 	KMOVW         66(BX), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         74(BX), K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14543,12 +18808,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     18(BX), Z4
 	KMOVW         68(BX), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         82(BX), K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14556,12 +18821,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     34(BX), Z4
 	KMOVW         70(BX), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         90(BX), K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14569,12 +18834,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z18
 	VPMOVZXBD     50(BX), Z4
 	KMOVW         72(BX), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         98(BX), K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14582,10 +18847,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z18
 	ADDQ          $0x0000006e, BX
-	PREFETCHT0    2048(SI)
-	PREFETCHT0    2112(SI)
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	PREFETCHT0    832(SI)
+	PREFETCHT1    1600(SI)
 	VPBROADCASTW  (SI), X2
 	VCVTPH2PS     X2, Y3
 	VMOVD         106(SI), X0
@@ -14597,12 +18864,12 @@ block:
 	VPADDD        Y26, Y0, Y0
 	VCVTDQ2PS     Y0, Y0
 	VMULPS        Y3, Y0, Y0
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R8), Y0, Y0
 	VPMOVZXBD     2(SI), Z4
 	KMOVW         66(SI), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         74(SI), K1
 	VMOVDQU64     (AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14610,12 +18877,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     18(SI), Z4
 	KMOVW         68(SI), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         82(SI), K1
 	VMOVDQU64     64(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14628,7 +18895,7 @@ block:
 	KMOVW         70(SI), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         90(SI), K1
 	VMOVDQU64     128(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14636,12 +18903,12 @@ block:
 	VPDPBUSD      Z8, Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     50(SI), Z4
 	KMOVW         72(SI), K1
 	VPORD         Z14, Z4, K1, Z4
 	KXNORW        K2, K2, K2
-	VPGATHERDD    (DX)(Z4*4), K2, Z6
+	VPGATHERDD    (DI)(Z4*4), K2, Z6
 	KMOVQ         98(SI), K1
 	VMOVDQU64     192(AX), Z8
 	VPSUBB        Z8, Z15, K1, Z8
@@ -14652,47 +18919,75 @@ block:
 	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x0000006e, SI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	DECQ          R10
-	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (DI)
-	ADDQ          $0x00000004, DI
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000020, R8
 	DECQ          R9
+	JNZ           block
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
+	VMOVSS        X0, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
 	VZEROUPPER
 	RET
 
-// func rowsIQ1SVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ1SVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, AVX512VNNI, F16C, MMX+
 TEXT ·rowsIQ1SVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), BX
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    pairOfGroups<>+0(SB), Z20
 	MOVL         $0x00000002, AX
 	VPBROADCASTD AX, Z21
@@ -14713,7 +19008,7 @@ TEXT ·rowsIQ1SVNNI(SB), NOSPLIT, $0-80
 	MOVL         $0x00000700, AX
 	VPBROADCASTD AX, Y14
 	VMOVDQU32    by3pairs<>+0(SB), Y27
-	TESTQ        R10, R10
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -14722,12 +19017,220 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), R8
+	MOVQ   sums+64(FP), R10
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(SI)
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	VPBROADCASTW  (CX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPMOVZXWD     34(CX), Y1
+	VPSRLD        $0x0c, Y1, Y0
+	VPAND         Y12, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VPSRLD        $0x0f, Y1, Y1
+	VPADDD        Y1, Y1, Y1
+	VPADDD        Y13, Y1, Y1
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y0, Y1, Y1
+	VMULPS        (R10), Y1, Y1
+	VSUBPS        Z1, Z16, Z16
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(CX), Y4
+	VPBROADCASTD  34(CX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     10(CX), Y4
+	VPBROADCASTD  38(CX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     18(CX), Y4
+	VPBROADCASTD  42(CX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     26(CX), Y4
+	VPBROADCASTD  46(CX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000032, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	VPBROADCASTW  (DX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPMOVZXWD     34(DX), Y1
+	VPSRLD        $0x0c, Y1, Y0
+	VPAND         Y12, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VPSRLD        $0x0f, Y1, Y1
+	VPADDD        Y1, Y1, Y1
+	VPADDD        Y13, Y1, Y1
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y0, Y1, Y1
+	VMULPS        (R10), Y1, Y1
+	VSUBPS        Z1, Z17, Z17
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(DX), Y4
+	VPBROADCASTD  34(DX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     10(DX), Y4
+	VPBROADCASTD  38(DX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     18(DX), Y4
+	VPBROADCASTD  42(DX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     26(DX), Y4
+	VPBROADCASTD  46(DX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000032, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	VPBROADCASTW  (BX), X2
+	VCVTPH2PS     X2, Y3
+	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
+	VPMOVZXWD     34(BX), Y1
+	VPSRLD        $0x0c, Y1, Y0
+	VPAND         Y12, Y0, Y0
+	VPADDD        Y0, Y0, Y0
+	VPADDD        Y26, Y0, Y0
+	VCVTDQ2PS     Y0, Y0
+	VMULPS        Y3, Y0, Y0
+	VPSRLD        $0x0f, Y1, Y1
+	VPADDD        Y1, Y1, Y1
+	VPADDD        Y13, Y1, Y1
+	VCVTDQ2PS     Y1, Y1
+	VMULPS        Y0, Y1, Y1
+	VMULPS        (R10), Y1, Y1
+	VSUBPS        Z1, Z18, Z18
+	VMULPS        (R8), Y0, Y0
+	VPMOVZXBD     2(BX), Y4
+	VPBROADCASTD  34(BX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     10(BX), Y4
+	VPBROADCASTD  38(BX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     18(BX), Y4
+	VPBROADCASTD  42(BX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     26(BX), Y4
+	VPBROADCASTD  46(BX), Y5
+	VPSRLVD       Y27, Y5, Y5
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	ADDQ          $0x00000032, BX
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
 	VPBROADCASTW  (SI), X2
 	VCVTPH2PS     X2, Y3
 	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
@@ -14743,154 +19246,111 @@ block:
 	VPADDD        Y13, Y1, Y1
 	VCVTDQ2PS     Y1, Y1
 	VMULPS        Y0, Y1, Y1
-	VMULPS        (DX), Y1, Y1
-	VSUBPS        Z1, Z16, Z16
-	VMULPS        (CX), Y0, Y0
+	VMULPS        (R10), Y1, Y1
+	VSUBPS        Z1, Z19, Z19
+	VMULPS        (R8), Y0, Y0
 	VPMOVZXBD     2(SI), Y4
 	VPBROADCASTD  34(SI), Y5
 	VPSRLVD       Y27, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     10(SI), Y4
 	VPBROADCASTD  38(SI), Y5
 	VPSRLVD       Y27, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     18(SI), Y4
 	VPBROADCASTD  42(SI), Y5
 	VPSRLVD       Y27, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     26(SI), Y4
 	VPBROADCASTD  46(SI), Y5
 	VPSRLVD       Y27, Y5, Y5
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000032, SI
-	PREFETCHT0    2048(DI)
-	VPBROADCASTW  (DI), X2
-	VCVTPH2PS     X2, Y3
-	VMULPS.BCST   eighth<>+0(SB), Y3, Y3
-	VPMOVZXWD     34(DI), Y1
-	VPSRLD        $0x0c, Y1, Y0
-	VPAND         Y12, Y0, Y0
-	VPADDD        Y0, Y0, Y0
-	VPADDD        Y26, Y0, Y0
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y3, Y0, Y0
-	VPSRLD        $0x0f, Y1, Y1
-	VPADDD        Y1, Y1, Y1
-	VPADDD        Y13, Y1, Y1
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y0, Y1, Y1
-	VMULPS        (DX), Y1, Y1
-	VSUBPS        Z1, Z18, Z18
-	VMULPS        (CX), Y0, Y0
-	VPMOVZXBD     2(DI), Y4
-	VPBROADCASTD  34(DI), Y5
-	VPSRLVD       Y27, Y5, Y5
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VPMOVZXBD     10(DI), Y4
-	VPBROADCASTD  38(DI), Y5
-	VPSRLVD       Y27, Y5, Y5
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      64(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	VPMOVZXBD     18(DI), Y4
-	VPBROADCASTD  42(DI), Y5
-	VPSRLVD       Y27, Y5, Y5
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VPMOVZXBD     26(DI), Y4
-	VPBROADCASTD  46(DI), Y5
-	VPSRLVD       Y27, Y5, Y5
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      192(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000032, DI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000020, DX
-	DECQ          R11
+	ADDQ          $0x00000020, R8
+	ADDQ          $0x00000020, R10
+	DECQ          R9
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R9)
-	ADDQ          $0x00000004, R9
-	DECQ          R10
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:
@@ -14925,15 +19385,18 @@ DATA by369<>+56(SB)/4, $0x00000006
 DATA by369<>+60(SB)/4, $0x00000009
 GLOBL by369<>(SB), RODATA|NOPTR, $64
 
-// func rowsIQ1MVNNI(out *float32, out2 *float32, rows int, src *byte, src2 *byte, values *byte, table *int32, scales *float32, sums *float32, blocks int)
+// func rowsIQ1MVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+
 TEXT ·rowsIQ1MVNNI(SB), NOSPLIT, $0-80
-	MOVQ         table+48(FP), BX
-	MOVQ         src+24(FP), SI
-	MOVQ         src2+32(FP), DI
-	MOVQ         out+0(FP), R8
-	MOVQ         out2+8(FP), R9
-	MOVQ         rows+16(FP), R10
+	MOVQ         src+24(FP), CX
+	MOVQ         srcStep+32(FP), AX
+	MOVQ         CX, DX
+	ADDQ         AX, DX
+	MOVQ         DX, BX
+	ADDQ         AX, BX
+	MOVQ         BX, SI
+	ADDQ         AX, SI
+	MOVQ         table+48(FP), DI
 	VMOVDQU32    quarters<>+0(SB), Z20
 	MOVL         $0x00000004, AX
 	VPBROADCASTD AX, Z21
@@ -14961,7 +19424,7 @@ TEXT ·rowsIQ1MVNNI(SB), NOSPLIT, $0-80
 	VMOVDQU32    by369<>+0(SB), Z24
 	VMOVDQU32    by4<>+0(SB), Y25
 	VBROADCASTSS sixteen<>+0(SB), Z30
-	TESTQ        R10, R10
+	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
 row:
@@ -14970,15 +19433,262 @@ row:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	MOVQ   values+40(FP), AX
-	MOVQ   scales+56(FP), CX
-	MOVQ   sums+64(FP), DX
-	MOVQ   blocks+72(FP), R11
+	MOVQ   scales+56(FP), R8
+	MOVQ   sums+64(FP), R10
+	MOVQ   blocks+72(FP), R9
 
 block:
-	PREFETCHT0    2048(SI)
-	MOVQ          48(SI), R12
-	PEXTQ         topNibbles<>+0(SB), R12, R12
-	VMOVD         R12, X2
+	PREFETCHT0    768(CX)
+	PREFETCHT1    1536(CX)
+	MOVQ          48(CX), R11
+	PEXTQ         topNibbles<>+0(SB), R11, R11
+	VMOVD         R11, X2
+	VCVTPH2PS     X2, X2
+	VMULSS        eighth<>+0(SB), X2, X2
+	VBROADCASTSS  X2, Z3
+	VPMOVZXWD     48(CX), X0
+	VPERMD        Z0, Z20, Z0
+	VPSRLVD       Z24, Z0, Z0
+	VPANDD        Z12, Z0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMULPS        (R10), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z16
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     (CX), Y4
+	VPBROADCASTD  32(CX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     8(CX), Y4
+	VPBROADCASTD  36(CX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     16(CX), Y4
+	VPBROADCASTD  40(CX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	VPMOVZXBD     24(CX), Y4
+	VPBROADCASTD  44(CX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z16
+	ADDQ          $0x00000038, CX
+	PREFETCHT0    768(DX)
+	PREFETCHT1    1536(DX)
+	MOVQ          48(DX), R11
+	PEXTQ         topNibbles<>+0(SB), R11, R11
+	VMOVD         R11, X2
+	VCVTPH2PS     X2, X2
+	VMULSS        eighth<>+0(SB), X2, X2
+	VBROADCASTSS  X2, Z3
+	VPMOVZXWD     48(DX), X0
+	VPERMD        Z0, Z20, Z0
+	VPSRLVD       Z24, Z0, Z0
+	VPANDD        Z12, Z0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMULPS        (R10), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z17
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     (DX), Y4
+	VPBROADCASTD  32(DX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     8(DX), Y4
+	VPBROADCASTD  36(DX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     16(DX), Y4
+	VPBROADCASTD  40(DX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	VPMOVZXBD     24(DX), Y4
+	VPBROADCASTD  44(DX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z17
+	ADDQ          $0x00000038, DX
+	PREFETCHT0    768(BX)
+	PREFETCHT1    1536(BX)
+	MOVQ          48(BX), R11
+	PEXTQ         topNibbles<>+0(SB), R11, R11
+	VMOVD         R11, X2
+	VCVTPH2PS     X2, X2
+	VMULSS        eighth<>+0(SB), X2, X2
+	VBROADCASTSS  X2, Z3
+	VPMOVZXWD     48(BX), X0
+	VPERMD        Z0, Z20, Z0
+	VPSRLVD       Z24, Z0, Z0
+	VPANDD        Z12, Z0, Z0
+	VPADDD        Z0, Z0, Z0
+	VPADDD        Z26, Z0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VMULPS        Z3, Z0, Z0
+	VMULPS        (R10), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z18
+	VMOVUPS       (R8), Y1
+	VPERMPS       Z1, Z27, Z1
+	VMULPS        Z1, Z0, Z0
+	VPMOVZXBD     (BX), Y4
+	VPBROADCASTD  32(BX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      (AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z20, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     8(BX), Y4
+	VPBROADCASTD  36(BX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      64(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z21, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     16(BX), Y4
+	VPBROADCASTD  40(BX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      128(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z22, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	VPMOVZXBD     24(BX), Y4
+	VPBROADCASTD  44(BX), Y5
+	VPSRLVD       Y25, Y5, Y5
+	VPTESTMD      Y13, Y5, K1
+	VPSLLD        $0x08, Y5, Y5
+	VPTERNLOGD    $0xf8, Y14, Y5, Y4
+	KXNORW        K2, K2, K2
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
+	VPBLENDMQ     Z29, Z28, K1, Z8
+	VPADDB        Z8, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	VPDPBUSD      192(AX), Z6, Z7
+	VCVTDQ2PS     Z7, Z7
+	VPERMPS       Z0, Z23, Z9
+	VFMADD231PS   Z9, Z7, Z18
+	ADDQ          $0x00000038, BX
+	PREFETCHT0    768(SI)
+	PREFETCHT1    1536(SI)
+	MOVQ          48(SI), R11
+	PEXTQ         topNibbles<>+0(SB), R11, R11
+	VMOVD         R11, X2
 	VCVTPH2PS     X2, X2
 	VMULSS        eighth<>+0(SB), X2, X2
 	VBROADCASTSS  X2, Z3
@@ -14990,9 +19700,9 @@ block:
 	VPADDD        Z26, Z0, Z0
 	VCVTDQ2PS     Z0, Z0
 	VMULPS        Z3, Z0, Z0
-	VMULPS        (DX), Z0, Z1
-	VFNMADD231PS  Z30, Z1, Z16
-	VMOVUPS       (CX), Y1
+	VMULPS        (R10), Z0, Z1
+	VFNMADD231PS  Z30, Z1, Z19
+	VMOVUPS       (R8), Y1
 	VPERMPS       Z1, Z27, Z1
 	VMULPS        Z1, Z0, Z0
 	VPMOVZXBD     (SI), Y4
@@ -15002,14 +19712,14 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPBLENDMQ     Z29, Z28, K1, Z8
 	VPADDB        Z8, Z6, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      (AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     8(SI), Y4
 	VPBROADCASTD  36(SI), Y5
 	VPSRLVD       Y25, Y5, Y5
@@ -15017,14 +19727,14 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPBLENDMQ     Z29, Z28, K1, Z8
 	VPADDB        Z8, Z6, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      64(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     16(SI), Y4
 	VPBROADCASTD  40(SI), Y5
 	VPSRLVD       Y25, Y5, Y5
@@ -15032,14 +19742,14 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPBLENDMQ     Z29, Z28, K1, Z8
 	VPADDB        Z8, Z6, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      128(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z16
+	VFMADD231PS   Z9, Z7, Z19
 	VPMOVZXBD     24(SI), Y4
 	VPBROADCASTD  44(SI), Y5
 	VPSRLVD       Y25, Y5, Y5
@@ -15047,124 +19757,68 @@ block:
 	VPSLLD        $0x08, Y5, Y5
 	VPTERNLOGD    $0xf8, Y14, Y5, Y4
 	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
+	VPGATHERDQ    (DI)(Y4*8), K2, Z6
 	VPBLENDMQ     Z29, Z28, K1, Z8
 	VPADDB        Z8, Z6, Z6
 	VPXORD        Z7, Z7, Z7
 	VPDPBUSD      192(AX), Z6, Z7
 	VCVTDQ2PS     Z7, Z7
 	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z17
+	VFMADD231PS   Z9, Z7, Z19
 	ADDQ          $0x00000038, SI
-	PREFETCHT0    2048(DI)
-	MOVQ          48(DI), R12
-	PEXTQ         topNibbles<>+0(SB), R12, R12
-	VMOVD         R12, X2
-	VCVTPH2PS     X2, X2
-	VMULSS        eighth<>+0(SB), X2, X2
-	VBROADCASTSS  X2, Z3
-	VPMOVZXWD     48(DI), X0
-	VPERMD        Z0, Z20, Z0
-	VPSRLVD       Z24, Z0, Z0
-	VPANDD        Z12, Z0, Z0
-	VPADDD        Z0, Z0, Z0
-	VPADDD        Z26, Z0, Z0
-	VCVTDQ2PS     Z0, Z0
-	VMULPS        Z3, Z0, Z0
-	VMULPS        (DX), Z0, Z1
-	VFNMADD231PS  Z30, Z1, Z18
-	VMOVUPS       (CX), Y1
-	VPERMPS       Z1, Z27, Z1
-	VMULPS        Z1, Z0, Z0
-	VPMOVZXBD     (DI), Y4
-	VPBROADCASTD  32(DI), Y5
-	VPSRLVD       Y25, Y5, Y5
-	VPTESTMD      Y13, Y5, K1
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPBLENDMQ     Z29, Z28, K1, Z8
-	VPADDB        Z8, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      (AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z20, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VPMOVZXBD     8(DI), Y4
-	VPBROADCASTD  36(DI), Y5
-	VPSRLVD       Y25, Y5, Y5
-	VPTESTMD      Y13, Y5, K1
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPBLENDMQ     Z29, Z28, K1, Z8
-	VPADDB        Z8, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      64(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z21, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	VPMOVZXBD     16(DI), Y4
-	VPBROADCASTD  40(DI), Y5
-	VPSRLVD       Y25, Y5, Y5
-	VPTESTMD      Y13, Y5, K1
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPBLENDMQ     Z29, Z28, K1, Z8
-	VPADDB        Z8, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      128(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z22, Z9
-	VFMADD231PS   Z9, Z7, Z18
-	VPMOVZXBD     24(DI), Y4
-	VPBROADCASTD  44(DI), Y5
-	VPSRLVD       Y25, Y5, Y5
-	VPTESTMD      Y13, Y5, K1
-	VPSLLD        $0x08, Y5, Y5
-	VPTERNLOGD    $0xf8, Y14, Y5, Y4
-	KXNORW        K2, K2, K2
-	VPGATHERDQ    (BX)(Y4*8), K2, Z6
-	VPBLENDMQ     Z29, Z28, K1, Z8
-	VPADDB        Z8, Z6, Z6
-	VPXORD        Z7, Z7, Z7
-	VPDPBUSD      192(AX), Z6, Z7
-	VCVTDQ2PS     Z7, Z7
-	VPERMPS       Z0, Z23, Z9
-	VFMADD231PS   Z9, Z7, Z19
-	ADDQ          $0x00000038, DI
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x00000020, CX
-	ADDQ          $0x00000040, DX
-	DECQ          R11
+	ADDQ          $0x00000020, R8
+	ADDQ          $0x00000040, R10
+	DECQ          R9
 	JNZ           block
-	VADDPS        Z17, Z16, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
+	VMOVAPS       Z16, Z0
+	VMOVAPS       Z17, Z1
+	VMOVAPS       Z18, Z2
+	VMOVAPS       Z19, Z3
+	MOVQ          out+0(FP), R8
+	ADDQ          $0x00000004, out+0(FP)
+	MOVQ          outStep+8(FP), AX
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x0e, X0, X4
+	VADDPS        X4, X0, X0
+	VPSHUFD       $0x01, X0, X4
+	VADDSS        X4, X0, X0
 	VMOVSS        X0, (R8)
-	ADDQ          $0x00000004, R8
-	VADDPS        Z19, Z18, Z0
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x0e, X0, X1
-	VADDPS        X1, X0, X0
-	VPSHUFD       $0x01, X0, X1
-	VADDSS        X1, X0, X0
-	VMOVSS        X0, (R9)
-	ADDQ          $0x00000004, R9
-	DECQ          R10
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x0e, X1, X4
+	VADDPS        X4, X1, X1
+	VPSHUFD       $0x01, X1, X4
+	VADDSS        X4, X1, X1
+	VMOVSS        X1, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF128  $0x01, Y2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x0e, X2, X4
+	VADDPS        X4, X2, X2
+	VPSHUFD       $0x01, X2, X4
+	VADDSS        X4, X2, X2
+	VMOVSS        X2, (R8)
+	ADDQ          AX, R8
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VEXTRACTF128  $0x01, Y3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x0e, X3, X4
+	VADDPS        X4, X3, X3
+	VPSHUFD       $0x01, X3, X4
+	VADDSS        X4, X3, X3
+	VMOVSS        X3, (R8)
+	ADDQ          AX, R8
+	DECQ          rows+16(FP)
 	JNZ           row
 
 done:

@@ -367,13 +367,7 @@ func (ws *Workspace) fewExact(s *scratch, p *Product, first, rows int) {
 	w := &p.W
 	size := w.Type.RowSize(w.Cols)
 	if ws.n == 1 && plainFloat(w.Type) {
-		// Far from each other, see the kernels; the middle one of an odd number
-		// counts for both.
-		half := (rows + 1) / 2
-		for r := first; r < first+half; r++ {
-			other := r + rows - half
-			p.Out[r], p.Out[other] = dotTwo(w.Type, w.Data[r*size:][:size], w.Data[other*size:][:size], ws.x)
-		}
+		dotRows(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], ws.x)
 		return
 	}
 	for r := first; r < first+rows; r++ {

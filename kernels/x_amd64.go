@@ -151,33 +151,53 @@ func dotF32(x, y []float32) float32 {
 	return s
 }
 
-// dotTwo returns the products of two rows of a plain float type, read in place,
-// with x.
-func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
-	var wide, narrow func(a, b *byte, x *float32, n int) (float32, float32)
-	switch t {
-	case quant.F32:
-		wide, narrow = dotTwoF32AVX512, dotTwoF32AVX2
-	case quant.F16:
-		wide, narrow = dotTwoF16AVX512, dotTwoF16AVX2
-	case quant.BF16:
-		wide, narrow = dotTwoBF16AVX512, dotTwoBF16AVX2
+// dotRows multiplies rows of a plain float type that follow each other, read in
+// place, with x.
+func dotRows(t quant.Type, out []float32, rows []byte, x []float32) {
+	var kernel func(out *float32, outStep, rows int, src *byte, srcStep, skip int, y *float32, n int)
+	switch n := whole(len(x)); {
+	case n == 0:
+	case t == quant.F32 && hasAVX512:
+		kernel = dotRowsF32AVX512
+	case t == quant.F16 && hasAVX512:
+		kernel = dotRowsF16AVX512
+	case t == quant.BF16 && hasAVX512:
+		kernel = dotRowsBF16AVX512
+	case t == quant.F32:
+		kernel = dotRowsF32AVX2
+	case t == quant.F16:
+		kernel = dotRowsF16AVX2
+	case t == quant.BF16:
+		kernel = dotRowsBF16AVX2
 	}
 	n := whole(len(x))
-	if n == 0 {
-		return dotRowGo(t, a, x), dotRowGo(t, b, x)
+	size := t.RowSize(len(x))
+	rest := t.RowSize(n) // where what is left to plain Go begins
+	_ = rows[:size*len(out)]
+	if n > 0 {
+		streams(len(out), func(first, step, count int) {
+			kernel(&out[first], 4*step, count, &rows[first*size], step*size, size-rest, &x[0], n)
+		})
+	} else {
+		clear(out)
 	}
-	size := t.BlockSize()
-	_, _ = a[size*len(x)-1], b[size*len(x)-1]
-	if hasAVX512 {
-		narrow = wide
-	}
-	s, u := narrow(&a[0], &b[0], &x[0], n)
 	if n < len(x) {
-		s += dotRowGo(t, a[size*n:], x[n:])
-		u += dotRowGo(t, b[size*n:], x[n:])
+		for r := range out {
+			out[r] += dotRowGo(t, rows[r*size+rest:(r+1)*size], x[n:])
+		}
 	}
-	return s, u
+}
+
+// streams calls f for rows, which the kernels read in four runs that are step
+// rows apart: with the first row and the number of rows of a run.
+func streams(rows int, f func(first, step, count int)) {
+	quarter := rows / 4
+	if quarter > 0 {
+		f(0, quarter, quarter)
+	}
+	for r := 4 * quarter; r < rows; r++ {
+		f(r, 0, 1) // the same row four times
+	}
 }
 
 func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {
@@ -532,7 +552,7 @@ func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int)
 // activations, straight from the blocks: for types of which rowsForm knows. sums
 // is as in Workspace.
 func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums []float32) {
-	var kernel func(out, out2 *float32, rows int, src, src2, values *byte, negOrTable *int32, scales, sums *float32, blocks int)
+	var kernel func(out *float32, outStep, rows int, src *byte, srcStep int, values *byte, negOrTable *int32, scales, sums *float32, blocks int)
 	switch t {
 	case quant.Q4_0:
 		kernel = rowsQ4_0VNNI
@@ -602,13 +622,9 @@ func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums
 	if x.form.offset > 0 {
 		aux = &x.neg[0]
 	}
-	if half := len(out) / 2; half > 0 {
-		kernel(&out[0], &out[half], half, &src[0], &src[half*size], &x.values[0], aux, &scales[0], &sums[0], blocks)
-	}
-	if len(out)%2 != 0 {
-		last := len(out) - 1
-		kernel(&out[last], &out[last], 1, &src[last*size], &src[last*size], &x.values[0], aux, &scales[0], &sums[0], blocks)
-	}
+	streams(len(out), func(first, step, count int) {
+		kernel(&out[first], 4*step, count, &src[first*size], step*size, &x.values[0], aux, &scales[0], &sums[0], blocks)
+	})
 }
 
 // rowsForm tells for which types rowsSIMD is there, and what it wants.

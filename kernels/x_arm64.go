@@ -135,9 +135,9 @@ func dotF32(x, y []float32) float32 {
 	return s
 }
 
-// dotTwo returns the products of two rows of a plain float type, read in place,
-// with x.
-func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
+// dotRows multiplies rows of a plain float type that follow each other, read in
+// place, with x.
+func dotRows(t quant.Type, out []float32, rows []byte, x []float32) {
 	dot := dotF32NEON
 	switch t {
 	case quant.F16:
@@ -145,21 +145,20 @@ func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
 	case quant.BF16:
 		dot = dotBF16NEON
 	}
-	return dotRow(t, dot, a, x), dotRow(t, dot, b, x)
-}
-
-func dotRow(t quant.Type, dot func(row *byte, x *float32, n int) float32, row []byte, x []float32) float32 {
 	n := whole(len(x))
-	if n == 0 {
-		return dotRowGo(t, row, x)
+	size := t.RowSize(len(x))
+	rest := t.RowSize(n) // where what is left to plain Go begins
+	_ = rows[:size*len(out)]
+	for r := range out {
+		row := rows[r*size:][:size]
+		out[r] = 0
+		if n > 0 {
+			out[r] = dot(&row[0], &x[0], n)
+		}
+		if n < len(x) {
+			out[r] += dotRowGo(t, row[rest:], x[n:])
+		}
 	}
-	size := t.BlockSize()
-	_ = row[size*len(x)-1]
-	s := dot(&row[0], &x[0], n)
-	if n < len(x) {
-		s += dotRowGo(t, row[size*n:], x[n:])
-	}
-	return s
 }
 
 func dotGroups(group int, u []byte, scale []float32, values []byte, scales []float32, groups int) float32 {

@@ -76,8 +76,11 @@ func rowsSIMD(t quant.Type, _ []float32, _ []byte, _ *oneToken, _, _ []float32) 
 
 func negSums([]int32, []byte, int, int) { panic("kernels: no weights want an offset") }
 
-func dotTwo(t quant.Type, a, b []byte, x []float32) (float32, float32) {
-	return dotRowGo(t, a, x), dotRowGo(t, b, x)
+func dotRows(t quant.Type, out []float32, rows []byte, x []float32) {
+	size := t.RowSize(len(x))
+	for r := range out {
+		out[r] = dotRowGo(t, rows[r*size:][:size], x)
+	}
 }
 
 func geluErf(out, x []float32) { geluErfGo(out, x) }

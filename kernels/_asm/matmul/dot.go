@@ -9,9 +9,9 @@ import (
 func dots() {
 	for _, w := range []width{avx512, avx2} {
 		dotFloat(w)
-		dotTwo(w, "F32", 4)
-		dotTwo(w, "F16", 2)
-		dotTwo(w, "BF16", 2)
+		dotRows(w, "F32", 4)
+		dotRows(w, "F16", 2)
+		dotRows(w, "BF16", 2)
 	}
 	dotGroups32VNNI()
 	dotGroups16VNNI()
@@ -58,56 +58,63 @@ func dotFloat(w width) {
 	ret()
 }
 
-// dotTwo multiplies two rows of n elements, a multiple of the vector length,
-// with y: see rows for why two.
-func dotTwo(w width, name string, size int) {
+// dotRows multiplies rows of plain floats with y, four at a time as rows does.
+// Rows have n elements, a multiple of the vector length, and skip bytes that
+// are not multiplied.
+func dotRows(w width, name string, size int) {
 	step := int(w) / 4
-	text("dotTwo"+name+w.suffix(), "func(a, b *byte, y *float32, n int) (float32, float32)",
-		"dotTwo"+name+w.suffix()+" returns the sums of a[i]*y[i] and b[i]*y[i], n being a multiple of the vector length.")
-	rows, y, n := [2]reg.GPVirtual{load("a"), load("b")}, load("y"), load("n")
-	for i := range 4 {
-		zero(w.v(i))
-	}
-	multiply := func(count int) {
-		for r, x := range rows {
-			for i := 0; i < count*step*size; i += 64 {
-				PREFETCHT0(ptr(x, ahead+i))
-			}
-			for i := range count {
-				m, v := ptr(x, i*step*size), w.v(4+2*r+i)
-				switch name {
-				case "F32":
-					VMOVUPS(m, v)
-				case "F16":
-					VCVTPH2PS(m, v)
-				case "BF16":
-					VPMOVZXWD(m, v)
-					VPSLLD(U8(16), v, v)
-				}
-				VFMADD231PS(ptr(y, i*int(w)), v, w.v(2*r+i))
-			}
-			ADDQ(U32(uint32(count*step*size)), x)
+	text("dotRows"+name+w.suffix(), "func(out *float32, outStep, rows int, src *byte, srcStep, skip int, y *float32, n int)",
+		"dotRows"+name+w.suffix()+" multiplies four runs of rows, see rowStreams, with y. Rows have n elements that are multiplied,",
+		"a multiple of the vector length but not 0, and skip bytes that are not.")
+	s := fourStreams()
+	y, n := GP64(), GP64()
+	s.eachRow(w, func() {
+		for i := range 2 * streams {
+			zero(w.v(i))
 		}
-		ADDQ(U32(uint32(count*int(w))), y)
-		SUBQ(U32(uint32(count*step)), n)
-	}
-	Label("wide")
-	CMPQ(n, U32(uint32(2*step)))
-	JL(LabelRef("narrow"))
-	multiply(2)
-	JMP(LabelRef("wide"))
-	Label("narrow")
-	TESTQ(n, n)
-	JZ(LabelRef("sum"))
-	multiply(1)
-	Label("sum")
-	VADDPS(w.v(1), w.v(0), w.v(0))
-	VADDPS(w.v(3), w.v(2), w.v(2))
-	sumPS(w, 0, 1)
-	sumPS(w, 2, 1)
-	Store(reg.X0, ReturnIndex(0))
-	Store(reg.X2, ReturnIndex(1))
-	ret()
+		Load(Param("y"), y)
+		Load(Param("n"), n)
+		multiply := func(count int) {
+			for i := range count {
+				VMOVUPS(ptr(y, i*int(w)), w.v(8+i))
+			}
+			for r, src := range s.src {
+				s.fetch(r, count*step*size)
+				for i := range count {
+					m, v := ptr(src, i*step*size), w.v(10+(2*r+i)%6)
+					switch name {
+					case "F32":
+						VFMADD231PS(m, w.v(8+i), w.v(2*r+i))
+						continue
+					case "F16":
+						VCVTPH2PS(m, v)
+					case "BF16":
+						VPMOVZXWD(m, v)
+						VPSLLD(U8(16), v, v)
+					}
+					VFMADD231PS(w.v(8+i), v, w.v(2*r+i))
+				}
+				ADDQ(U32(uint32(count*step*size)), src)
+			}
+			ADDQ(U32(uint32(count*int(w))), y)
+			SUBQ(U32(uint32(count*step)), n)
+		}
+		Label("wide")
+		CMPQ(n, U32(uint32(2*step)))
+		JL(LabelRef("narrow"))
+		multiply(2)
+		JMP(LabelRef("wide"))
+		Label("narrow")
+		TESTQ(n, n)
+		JZ(LabelRef("sum"))
+		multiply(1)
+		Label("sum")
+		Load(Param("skip"), n)
+		for r, src := range s.src {
+			ADDQ(n, src)
+			VADDPS(w.v(2*r+1), w.v(2*r), w.v(r))
+		}
+	})
 }
 
 // sumPS adds the lanes of register i into its lowest, with a scratch register.

@@ -8,15 +8,12 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// rowProduct holds the pointers of a product of rows with one token. What a
-// kernel does not ask for is not loaded.
+// rowProduct holds the pointers of a product of rows with one token, and the
+// row's sums. What a kernel does not ask for is not loaded.
 type rowProduct struct {
 	src, values, neg, table, scales, sums reg.GPVirtual
-	first                                 int // of its two accumulators
+	acc                                   reg.VecPhysical
 }
-
-// acc is the accumulator of register j of products.
-func (r *rowProduct) acc(j int) reg.VecPhysical { return zmm[r.first+j%2] }
 
 // rowKernel describes a product of rows with one token.
 type rowKernel struct {
@@ -28,13 +25,11 @@ type rowKernel struct {
 }
 
 // rows writes the product of rows with a token.
-// Two rows are read at a time, far from each other: while one stands at the end
-// of a page, where the processor's own prefetching ends, the other goes on.
 func rows(k rowKernel, setup func(), body func(r *rowProduct)) {
 	aux := "neg"
-	doc := []string{"rows" + k.name + "VNNI multiplies twice the rows that follow each other from src and src2 on, blocks of 256 columns",
-		"each, with the activations of one token: values and neg as oneToken has them for the type, scales as",
-		"quantizeRowGo writes them, sums the sums of each 32 activations."}
+	doc := []string{"rows" + k.name + "VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations",
+		"of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,",
+		"sums the sums of each 32 activations."}
 	if k.sums == 16 {
 		doc[2] = strings.Replace(doc[2], "32", "16", 1)
 	}
@@ -42,8 +37,10 @@ func rows(k rowKernel, setup func(), body func(r *rowProduct)) {
 		aux = "table"
 		doc[1] = strings.Replace(doc[1], "values and neg", "table is the type's, values", 1)
 	}
-	text("rows"+k.name+"VNNI", "func(out, out2 *float32, rows int, src, src2, values *byte, "+aux+" *int32, scales, sums *float32, blocks int)", doc...)
-	p := rowProduct{values: GP64(), scales: GP64(), first: 16}
+	text("rows"+k.name+"VNNI", "func(out *float32, outStep, rows int, src *byte, srcStep int, values *byte, "+aux+" *int32, scales, sums *float32, blocks int)", doc...)
+	s := fourStreams()
+	p := rowProduct{values: GP64(), scales: GP64()}
+	left := GP64()
 	if k.sums > 0 {
 		p.sums = GP64()
 	}
@@ -53,53 +50,42 @@ func rows(k rowKernel, setup func(), body func(r *rowProduct)) {
 	case k.negs > 0:
 		p.neg = GP64()
 	}
-	p2 := p
-	p.src, p2.src, p2.first = load("src"), load("src2"), 18
-	out, out2, n, left := load("out"), load("out2"), load("rows"), GP64()
 	setup()
-	TESTQ(n, n)
-	JZ(LabelRef("done"))
-	Label("row")
-	for i := range 4 {
-		clearZ(zmm[16+i])
-	}
-	Load(Param("values"), p.values)
-	Load(Param("scales"), p.scales)
-	if k.negs > 0 {
-		Load(Param("neg"), p.neg)
-	}
-	if k.sums > 0 {
-		Load(Param("sums"), p.sums)
-	}
-	Load(Param("blocks"), left)
-	Label("block")
-	for _, r := range []*rowProduct{&p, &p2} {
-		for i := 0; i < k.size; i += 64 {
-			PREFETCHT0(ptr(r.src, ahead+i))
+	s.eachRow(avx512, func() {
+		for r := range streams {
+			clearZ(zmm[16+r])
 		}
-		body(r)
-		ADDQ(U32(uint32(k.size)), r.src)
-	}
-	ADDQ(U32(256), p.values)
-	ADDQ(U32(32), p.scales)
-	if k.negs > 0 {
-		ADDQ(U32(uint32(k.negs)), p.neg)
-	}
-	if k.sums > 0 {
-		ADDQ(U32(uint32(4*256/k.sums)), p.sums)
-	}
-	DECQ(left)
-	JNZ(LabelRef("block"))
-	for i, out := range []reg.GPVirtual{out, out2} {
-		VADDPS(zmm[17+2*i], zmm[16+2*i], zmm[0])
-		sumPS(avx512, 0, 1)
-		VMOVSS(reg.X0, ptr(out, 0))
-		ADDQ(U32(4), out)
-	}
-	DECQ(n)
-	JNZ(LabelRef("row"))
-	Label("done")
-	ret()
+		Load(Param("values"), p.values)
+		Load(Param("scales"), p.scales)
+		if k.negs > 0 {
+			Load(Param("neg"), p.neg)
+		}
+		if k.sums > 0 {
+			Load(Param("sums"), p.sums)
+		}
+		Load(Param("blocks"), left)
+		Label("block")
+		for r, src := range s.src {
+			s.fetch(r, k.size)
+			one := p
+			one.src, one.acc = src, zmm[16+r]
+			body(&one)
+			ADDQ(U32(uint32(k.size)), src)
+		}
+		ADDQ(U32(256), p.values)
+		ADDQ(U32(32), p.scales)
+		if k.negs > 0 {
+			ADDQ(U32(uint32(k.negs)), p.neg)
+		}
+		if k.sums > 0 {
+			ADDQ(U32(uint32(4*256/k.sums)), p.sums)
+		}
+		DECQ(left)
+		JNZ(LabelRef("block"))
+		for r := range streams {
+			VMOVAPS(zmm[16+r], zmm[r])
+		}
+	})
 }
 
 // picks puts into zmm20 and those after it what spreads scales over the lanes
@@ -131,7 +117,7 @@ func start(r *rowProduct, j int) {
 func finish(r *rowProduct, j int) {
 	VCVTDQ2PS(zmm[7], zmm[7])
 	VPERMPS(zmm[0], zmm[20+j], zmm[9])
-	VFMADD231PS(zmm[9], zmm[7], r.acc(j))
+	VFMADD231PS(zmm[9], zmm[7], r.acc)
 }
 
 // multiply takes quarter j of weights in zmm6.
@@ -254,7 +240,7 @@ func moreRows() {
 		VMOVUPS(ptr(r.scales, 0), reg.Y1)
 		VINSERTF32X8(U8(1), ptr(r.sums, 0), z[1], z[1])
 		VMULPS(z[1], z[0], z[0])
-		VADDPS(z[0], r.acc(0), reg.K3, r.acc(0))
+		VADDPS(z[0], r.acc, reg.K3, r.acc)
 	}
 	upper := func() {
 		g := GP32()
@@ -414,7 +400,7 @@ func moreRows() {
 		VMULPS(z[3], z[0], z[0])
 		VMULPS(z[4], z[5], z[5])
 		VMULPS(ptr(r.sums, 0), z[5], z[5])
-		VSUBPS(z[5], r.acc(0), r.acc(0))
+		VSUBPS(z[5], r.acc, r.acc)
 		scale16(r)
 		for j := range 4 {
 			quarters(r, 16+j/2*32, j%2)
@@ -474,7 +460,7 @@ func moreRows() {
 	// that z[0] has of each 32 elements are subtracted times sums, too.
 	minusOne := func(r *rowProduct) {
 		VMULPS(ptr(r.sums, 0), reg.Y0, reg.Y1)
-		VSUBPS(z[1], r.acc(0), r.acc(0))
+		VSUBPS(z[1], r.acc, r.acc)
 		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
 	}
 	rows(rowKernel{name: "TQ2", size: 66, sums: 32}, func() {
@@ -801,7 +787,7 @@ func lookupRows() {
 		VCVTDQ2PS(reg.Y1, reg.Y1)
 		VMULPS(reg.Y0, reg.Y1, reg.Y1)
 		VMULPS(ptr(r.sums, 0), reg.Y1, reg.Y1)
-		VSUBPS(z[1], r.acc(0), r.acc(0))
+		VSUBPS(z[1], r.acc, r.acc)
 		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
 		for j := range 4 {
 			VPMOVZXBD(ptr(r.src, 2+8*j), reg.Y4)
@@ -838,7 +824,7 @@ func lookupRows() {
 		VPANDD(z[12], z[0], z[0])
 		odd(z[0])
 		VMULPS(ptr(r.sums, 0), z[0], z[1])
-		VFNMADD231PS(z[30], z[1], r.acc(0))
+		VFNMADD231PS(z[30], z[1], r.acc)
 		scale16(r)
 		for j := range 4 {
 			VPMOVZXBD(ptr(r.src, 8*j), reg.Y4)

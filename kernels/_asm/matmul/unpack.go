@@ -638,7 +638,7 @@ func unpackers() {
 		eight(and(s1, 0x3f3f3f3f), min, 1)
 		scaledBy(0, 2, ptr(r.scales, 0))
 		scaledBy(1, 3, ptr(r.sums, 0))
-		VADDPS(z[1], r.acc(0), r.acc(0))
+		VADDPS(z[1], r.acc, r.acc)
 	}
 	indices("everyOtherGroup", func(i int) uint32 { return uint32(i / 8 * 2) })
 	rows(rowKernel{name: "Q4K", size: 144, sums: 32}, func() {
