@@ -741,20 +741,20 @@ func negSumsVNNI(neg *int32, values *byte, each int, n int, shift uint64)
 //go:noescape
 func peakFMAAVX512(n int)
 
-// readAllAVX512 loads n bytes, a multiple of 256.
+// readAllAVX512 loads n bytes, a multiple of 256, from src on and from srcStep, twice and three times that further on.
 //
 //go:noescape
-func readAllAVX512(x *byte, n int)
+func readAllAVX512(src *byte, srcStep int, n int)
 
 // peakFMAAVX2 runs n times 48 multiply-adds, 12 of them independent, of 8 float32.
 //
 //go:noescape
 func peakFMAAVX2(n int)
 
-// readAllAVX2 loads n bytes, a multiple of 256.
+// readAllAVX2 loads n bytes, a multiple of 256, from src on and from srcStep, twice and three times that further on.
 //
 //go:noescape
-func readAllAVX2(x *byte, n int)
+func readAllAVX2(src *byte, srcStep int, n int)
 
 // peakVNNI runs n times 14 independent products of 64 bytes.
 //

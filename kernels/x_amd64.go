@@ -721,12 +721,12 @@ func peakInt8(n int) float64 {
 }
 
 func readAll(buf []byte) {
-	n := len(buf) &^ 255
+	n := len(buf) / 4 &^ 255
 	switch {
 	case n == 0:
 	case hasAVX512:
-		readAllAVX512(&buf[0], n)
+		readAllAVX512(&buf[0], n, n)
 	case hasAVX2:
-		readAllAVX2(&buf[0], n)
+		readAllAVX2(&buf[0], n, n)
 	}
 }

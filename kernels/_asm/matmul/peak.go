@@ -25,16 +25,20 @@ func peaks() {
 		JNZ(LabelRef("loop"))
 		ret()
 
-		text("readAll"+w.suffix(), "func(x *byte, n int)",
-			"readAll"+w.suffix()+" loads n bytes, a multiple of 256.")
-		x, n := load("x"), load("n")
+		text("readAll"+w.suffix(), "func(src *byte, srcStep, n int)",
+			"readAll"+w.suffix()+" loads n bytes, a multiple of 256, from src on and from srcStep, twice and three times that further on.")
+		s := fourStreams()
+		n = load("n")
 		TESTQ(n, n)
 		JZ(LabelRef("done"))
 		Label("loop")
-		for i := 0; i < 256; i += int(w) {
-			VMOVUPS(ptr(x, i), w.v(i/int(w)))
+		for r, src := range s.src {
+			s.fetch(r, 256)
+			for i := 0; i < 256; i += int(w) {
+				VMOVUPS(ptr(src, i), w.v(i/int(w)))
+			}
+			ADDQ(U32(256), src)
 		}
-		ADDQ(U32(256), x)
 		SUBQ(U32(256), n)
 		JNZ(LabelRef("loop"))
 		Label("done")
