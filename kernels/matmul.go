@@ -83,7 +83,7 @@ type Workspace struct {
 	x        []float32
 	n, cols  int
 	products []Product
-	rows     int // weight rows per item of work
+	pieces   []piece // the items of work
 
 	values  []byte     // packed int8 activations
 	columns []float32  // packed float32 activations
@@ -143,10 +143,8 @@ func MatMul(p *Pool, ws *Workspace, mode Compute, x []float32, n int, products .
 		return
 	}
 	cols := products[0].W.Cols
-	rows := 0
 	for i := range products {
 		check(&products[i], cols, n)
-		rows += products[i].W.Rows
 	}
 	if len(x) < n*cols {
 		panic(fmt.Sprintf("kernels: %d activations for %d tokens of %d", len(x), n, cols))
@@ -154,24 +152,12 @@ func MatMul(p *Pool, ws *Workspace, mode Compute, x []float32, n int, products .
 	ws.prepare(p.Threads())
 	ws.mode, ws.cols = mode, cols
 	ws.products = append(ws.products[:0], products...)
-	// Pieces small enough for workers to finish together, large enough that
-	// packed activations read from the cache serve many rows.
-	ws.rows = min(max((rows/(4*p.Threads())+tile-1)/tile*tile, tile), chunkI)
-	if mode == Exact {
-		ws.rows = min(ws.rows, chunkF)
-	}
-	if n < few {
-		ws.rows = min(max((rows/(8*p.Threads())+tile-1)/tile*tile, 2*tile), 1024)
-	}
-	items := 0
-	for i := range ws.products {
-		items += (ws.products[i].W.Rows + ws.rows - 1) / ws.rows
-	}
+	ws.divide(n, p.Threads())
 	for t := 0; t < n; t += batch {
 		ws.n = min(batch, n-t)
 		ws.x = x[t*cols:][:ws.n*cols]
 		ws.packAll(p)
-		p.Run(items, ws.run)
+		p.Run(len(ws.pieces), ws.run)
 		for i := range ws.products {
 			w := &ws.products[i]
 			w.Out = w.Out[ws.n*w.W.Rows:]
@@ -179,6 +165,36 @@ func MatMul(p *Pool, ws *Workspace, mode Compute, x []float32, n int, products .
 	}
 	clear(ws.products) // keep no reference to weights
 	ws.x = nil
+}
+
+// piece is a run of rows of one of the products.
+type piece struct{ product, first, rows int }
+
+// divide cuts the products of n tokens into pieces: small enough for workers to
+// finish together, large enough that packed activations read from the cache
+// serve many rows, or for few tokens that rows are read in long runs. Those
+// begin large and become smaller.
+func (ws *Workspace) divide(n, threads int) {
+	left := 0
+	for i := range ws.products {
+		left += ws.products[i].W.Rows
+	}
+	most := min(max((left/(4*threads)+tile-1)/tile*tile, tile), chunkI)
+	if ws.mode == Exact {
+		most = min(most, chunkF)
+	}
+	ws.pieces = ws.pieces[:0]
+	for i := range ws.products {
+		all := ws.products[i].W.Rows
+		for first := 0; first < all; {
+			if n < few {
+				most = max(left/(2*threads)/tile*tile, 2*tile)
+			}
+			rows := min(most, all-first)
+			ws.pieces = append(ws.pieces, piece{i, first, rows})
+			first, left = first+rows, left-rows
+		}
+	}
 }
 
 func check(p *Product, cols, n int) {
@@ -243,29 +259,20 @@ func (ws *Workspace) packItem(worker, item int) {
 	packInt8(ws.values[item*groups*actGroup:][:groups*actGroup], x, n, ws.cols, &ws.workers[worker])
 }
 
-// runItem multiplies a run of rows of one matrix with all packed tokens.
+// runItem multiplies a piece with all packed tokens.
 func (ws *Workspace) runItem(worker, item int) {
-	for i := range ws.products {
-		p := &ws.products[i]
-		pieces := (p.W.Rows + ws.rows - 1) / ws.rows
-		if item >= pieces {
-			item -= pieces
-			continue
-		}
-		first := item * ws.rows
-		rows := min(ws.rows, p.W.Rows-first)
-		s := &ws.workers[worker]
-		switch {
-		case ws.n < few && (ws.mode == Exact || plainFloat(p.W.Type)):
-			ws.fewExact(s, p, first, rows)
-		case ws.n < few:
-			ws.fewInt8(s, p, first, rows)
-		case ws.mode == Exact:
-			ws.tilesExact(s, p, first, rows)
-		default:
-			ws.tilesInt8(s, p, first, rows)
-		}
-		return
+	at := ws.pieces[item]
+	p, first, rows := &ws.products[at.product], at.first, at.rows
+	s := &ws.workers[worker]
+	switch {
+	case ws.n < few && (ws.mode == Exact || plainFloat(p.W.Type)):
+		ws.fewExact(s, p, first, rows)
+	case ws.n < few:
+		ws.fewInt8(s, p, first, rows)
+	case ws.mode == Exact:
+		ws.tilesExact(s, p, first, rows)
+	default:
+		ws.tilesInt8(s, p, first, rows)
 	}
 }
 
