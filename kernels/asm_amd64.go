@@ -520,40 +520,40 @@ func unpackQ2_0AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks 
 //go:noescape
 func unpackNVFP4AVX2(u *byte, scale *float32, offset *float32, src *byte, blocks int)
 
-// unpackIQ2XXSAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ2XXSAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ2XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ2XXSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ2XSAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ2XSAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ2XSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ2XSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ2SAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ2SAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ2SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ2SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ3XXSAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ3XXSAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ3XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ3XXSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ3SAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ3SAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ3SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ3SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ1SAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ1SAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ1SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
-// unpackIQ1MAVX2 writes the bytes of whole blocks, not the scales.
+// unpackIQ1MAVX2 is the unpacker of plain Go, for whole blocks.
 //
 //go:noescape
-func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
+func unpackIQ1MAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
 
 // rowsQ4_0VNNI multiplies four runs of rows, see rowStreams, of blocks of 256 columns with the activations
 // of one token: values and neg as oneToken has them for the type, scales as quantizeRowGo writes them,

@@ -9315,6 +9315,15 @@ done:
 	VZEROUPPER
 	RET
 
+DATA eighth<>+0(SB)/4, $0x3e000000
+GLOBL eighth<>(SB), RODATA|NOPTR, $4
+
+DATA quarter<>+0(SB)/4, $0x3e800000
+GLOBL quarter<>(SB), RODATA|NOPTR, $4
+
+DATA n7<>+0(SB)/4, $0x00000007
+GLOBL n7<>(SB), RODATA|NOPTR, $4
+
 DATA by1<>+0(SB)/4, $0x00000000
 DATA by1<>+4(SB)/4, $0x00000001
 DATA by1<>+8(SB)/4, $0x00000002
@@ -9345,415 +9354,304 @@ DATA by7<>+24(SB)/4, $0x00000000
 DATA by7<>+28(SB)/4, $0x00000000
 GLOBL by7<>(SB), RODATA|NOPTR, $32
 
-// func unpackIQ2XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ2XXSAVX2(SB), NOSPLIT, $0-40
+// func unpackIQ2XXSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ2XXSAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         blocks+32(FP), SI
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), SI
+	MOVQ         blocks+40(FP), DI
 	VPBROADCASTQ sign8<>+0(SB), Y15
 	VMOVDQU      by7<>+0(SB), Y14
-	MOVL         $0x0000007f, DI
-	VMOVD        DI, X10
+	MOVL         $0x0000007f, R8
+	VMOVD        R8, X10
 	VPBROADCASTD X10, Y10
-	TESTQ        SI, SI
+	TESTQ        DI, DI
 	JZ           done
 
 loop:
-	PREFETCHT0   2048(BX)
-	PREFETCHT0   2112(BX)
-	VPMOVZXBD    2(BX), X4
+	PREFETCHT0   2048(SI)
+	PREFETCHT0   2112(SI)
+	VPBROADCASTW (SI), X2
+	VCVTPH2PS    X2, Y2
+	VBROADCASTSS eighth<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVDQU      2(SI), Y0
+	VMOVDQU      34(SI), Y1
+	VPSRLQ       $0x3c, Y0, Y0
+	VPSRLQ       $0x3c, Y1, Y1
+	VSHUFPS      $0x88, Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    2(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 6(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 6(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    10(BX), X4
+	VPMOVZXBD    10(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 14(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 14(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    18(BX), X4
+	VPMOVZXBD    18(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 22(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 22(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    26(BX), X4
+	VPMOVZXBD    26(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 30(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 30(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    34(BX), X4
+	VPMOVZXBD    34(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 38(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 38(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    42(BX), X4
+	VPMOVZXBD    42(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 46(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 46(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    50(BX), X4
+	VPMOVZXBD    50(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 54(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 54(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    58(BX), X4
+	VPMOVZXBD    58(SI), X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 62(BX), X1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 62(SI), X1
 	VPSRLVD      X14, X1, X1
 	VPAND        X10, X1, X2
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000042, BX
-	DECQ         SI
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000042, SI
+	DECQ         DI
 	JNZ          loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func unpackIQ2XSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ2XSAVX2(SB), NOSPLIT, $0-40
+// func unpackIQ2XSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ2XSAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         blocks+32(FP), SI
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), SI
+	MOVQ         blocks+40(FP), DI
 	VPBROADCASTQ sign8<>+0(SB), Y15
-	MOVL         $0x000001ff, DI
-	VMOVD        DI, X14
+	MOVL         $0x000001ff, R8
+	VMOVD        R8, X14
 	VPBROADCASTD X14, Y14
-	TESTQ        SI, SI
+	TESTQ        DI, DI
 	JZ           done
 
 loop:
-	PREFETCHT0 2048(BX)
-	PREFETCHT0 2112(BX)
-	VPMOVZXWD  2(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, (AX)
-	VPMOVZXWD  10(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 32(AX)
-	VPMOVZXWD  18(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 64(AX)
-	VPMOVZXWD  26(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 96(AX)
-	VPMOVZXWD  34(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 128(AX)
-	VPMOVZXWD  42(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 160(AX)
-	VPMOVZXWD  50(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 192(AX)
-	VPMOVZXWD  58(BX), X4
-	VPSRLD     $0x09, X4, X5
-	VPAND      X14, X4, X4
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (CX)(X4*8), Y0
-	VPCMPEQB   Y3, Y3, Y3
-	VPGATHERDQ Y3, (DX)(X5*8), Y1
-	VPXOR      Y1, Y0, Y0
-	VPSUBB     Y1, Y0, Y0
-	VPXOR      Y15, Y0, Y0
-	VMOVDQU    Y0, 224(AX)
-	ADDQ       $0x00000100, AX
-	ADDQ       $0x0000004a, BX
-	DECQ       SI
-	JNZ        loop
+	PREFETCHT0   2048(SI)
+	PREFETCHT0   2112(SI)
+	VPBROADCASTW (SI), X2
+	VCVTPH2PS    X2, Y2
+	VBROADCASTSS eighth<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVQ        66(SI), X0
+	VPSRLW       $0x04, X0, X1
+	VPUNPCKLBW   X1, X0, X0
+	VPBROADCASTQ low4<>+0(SB), X1
+	VPAND        X1, X0, X0
+	VPSRLDQ      $0x08, X0, X1
+	VPMOVZXBD    X0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    X1, Y1
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y1, Y1, Y1
+	VPSUBD       Y3, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(CX)
+	VPMOVZXWD    2(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXWD    10(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXWD    18(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXWD    26(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXWD    34(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXWD    42(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXWD    50(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXWD    58(SI), X4
+	VPSRLD       $0x09, X4, X5
+	VPAND        X14, X4, X4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X5*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x0000004a, SI
+	DECQ         DI
+	JNZ          loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func unpackIQ2SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ2SAVX2(SB), NOSPLIT, $0-40
+// func unpackIQ2SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ2SAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), DX
-	MOVQ         blocks+32(FP), BX
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), BX
+	MOVQ         blocks+40(FP), SI
 	VPBROADCASTQ sign8<>+0(SB), Y15
 	VPBROADCASTQ eachBit<>+0(SB), Y13
 	VMOVDQU      spread<>+0(SB), Y12
 	VPCMPEQB     Y11, Y11, Y11
 	VMOVDQU      by2<>+0(SB), Y14
-	MOVL         $0x00000300, SI
-	VMOVD        SI, X10
-	VPBROADCASTD X10, Y10
-	TESTQ        BX, BX
-	JZ           done
-
-loop:
-	PREFETCHT0   2048(DX)
-	PREFETCHT0   2112(DX)
-	VPMOVZXBD    2(DX), X4
-	VPBROADCASTB 66(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 34(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    6(DX), X4
-	VPBROADCASTB 67(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 38(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    10(DX), X4
-	VPBROADCASTB 68(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 42(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    14(DX), X4
-	VPBROADCASTB 69(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 46(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    18(DX), X4
-	VPBROADCASTB 70(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 50(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    22(DX), X4
-	VPBROADCASTB 71(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 54(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    26(DX), X4
-	VPBROADCASTB 72(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 58(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    30(DX), X4
-	VPBROADCASTB 73(DX), X5
-	VPSRLVD      X14, X5, X5
-	VPSLLD       $0x08, X5, X5
-	VPAND        X10, X5, X5
-	VPOR         X5, X4, X4
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	VPBROADCASTD 62(DX), Y1
-	VPSHUFB      Y12, Y1, Y1
-	VPOR         Y13, Y1, Y1
-	VPCMPEQB     Y11, Y1, Y1
-	VPXOR        Y1, Y0, Y0
-	VPSUBB       Y1, Y0, Y0
-	VPXOR        Y15, Y0, Y0
-	VMOVDQU      Y0, 224(AX)
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000052, DX
-	DECQ         BX
-	JNZ          loop
-
-done:
-	VZEROUPPER
-	RET
-
-// func unpackIQ3XXSAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ3XXSAVX2(SB), NOSPLIT, $0-40
-	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         blocks+32(FP), SI
-	VPBROADCASTQ sign8<>+0(SB), Y15
-	VMOVDQU      by7<>+0(SB), Y14
-	MOVL         $0x0000007f, DI
+	MOVL         $0x00000300, DI
 	VMOVD        DI, X10
 	VPBROADCASTD X10, Y10
 	TESTQ        SI, SI
@@ -9762,104 +9660,161 @@ TEXT ·unpackIQ3XXSAVX2(SB), NOSPLIT, $0-40
 loop:
 	PREFETCHT0   2048(BX)
 	PREFETCHT0   2112(BX)
-	VPMOVZXBD    2(BX), Y4
+	VPBROADCASTW (BX), X2
+	VCVTPH2PS    X2, Y2
+	VBROADCASTSS eighth<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVQ        74(BX), X0
+	VPSRLW       $0x04, X0, X1
+	VPUNPCKLBW   X1, X0, X0
+	VPBROADCASTQ low4<>+0(SB), X1
+	VPAND        X1, X0, X0
+	VPSRLDQ      $0x08, X0, X1
+	VPMOVZXBD    X0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    X1, Y1
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y1, Y1, Y1
+	VPSUBD       Y3, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(CX)
+	VPMOVZXBD    2(BX), X4
+	VPBROADCASTB 66(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 66(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 34(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    10(BX), Y4
+	VPMOVZXBD    6(BX), X4
+	VPBROADCASTB 67(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 70(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 38(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    18(BX), Y4
+	VPMOVZXBD    10(BX), X4
+	VPBROADCASTB 68(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 74(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 42(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    26(BX), Y4
+	VPMOVZXBD    14(BX), X4
+	VPBROADCASTB 69(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 78(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 46(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    34(BX), Y4
+	VPMOVZXBD    18(BX), X4
+	VPBROADCASTB 70(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 82(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 50(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    42(BX), Y4
+	VPMOVZXBD    22(BX), X4
+	VPBROADCASTB 71(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 86(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 54(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    50(BX), Y4
+	VPMOVZXBD    26(BX), X4
+	VPBROADCASTB 72(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 90(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 58(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    58(BX), Y4
+	VPMOVZXBD    30(BX), X4
+	VPBROADCASTB 73(BX), X5
+	VPSRLVD      X14, X5, X5
+	VPSLLD       $0x08, X5, X5
+	VPAND        X10, X5, X5
+	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 94(BX), X1
-	VPSRLVD      X14, X1, X1
-	VPAND        X10, X1, X2
-	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X2*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	VPBROADCASTD 62(BX), Y1
+	VPSHUFB      Y12, Y1, Y1
+	VPOR         Y13, Y1, Y1
+	VPCMPEQB     Y11, Y1, Y1
 	VPXOR        Y1, Y0, Y0
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000062, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000052, BX
 	DECQ         SI
 	JNZ          loop
 
@@ -9867,37 +9822,190 @@ done:
 	VZEROUPPER
 	RET
 
-// func unpackIQ3SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ3SAVX2(SB), NOSPLIT, $0-40
+// func unpackIQ3XXSAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ3XXSAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), DX
-	MOVQ         blocks+32(FP), BX
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), SI
+	MOVQ         blocks+40(FP), DI
+	VPBROADCASTQ sign8<>+0(SB), Y15
+	VMOVDQU      by7<>+0(SB), Y14
+	MOVL         $0x0000007f, R8
+	VMOVD        R8, X10
+	VPBROADCASTD X10, Y10
+	TESTQ        DI, DI
+	JZ           done
+
+loop:
+	PREFETCHT0   2048(SI)
+	PREFETCHT0   2112(SI)
+	VPBROADCASTW (SI), X2
+	VCVTPH2PS    X2, Y2
+	VBROADCASTSS quarter<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVDQU      66(SI), Y0
+	VPSRLD       $0x1c, Y0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    2(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 66(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, (AX)
+	VPMOVZXBD    10(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 70(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 32(AX)
+	VPMOVZXBD    18(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 74(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 64(AX)
+	VPMOVZXBD    26(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 78(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 96(AX)
+	VPMOVZXBD    34(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 82(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 128(AX)
+	VPMOVZXBD    42(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 86(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 160(AX)
+	VPMOVZXBD    50(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 90(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 192(AX)
+	VPMOVZXBD    58(SI), Y4
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 94(SI), X1
+	VPSRLVD      X14, X1, X1
+	VPAND        X10, X1, X2
+	VPCMPEQB     Y3, Y3, Y3
+	VPGATHERDQ   Y3, (BX)(X2*8), Y1
+	VPXOR        Y1, Y0, Y0
+	VPSUBB       Y1, Y0, Y0
+	VPXOR        Y15, Y0, Y0
+	VMOVDQU      Y0, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000062, SI
+	DECQ         DI
+	JNZ          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func unpackIQ3SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ3SAVX2(SB), NOSPLIT, $0-48
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), BX
+	MOVQ         blocks+40(FP), SI
 	VPBROADCASTQ sign8<>+0(SB), Y15
 	VPBROADCASTQ eachBit<>+0(SB), Y13
 	VMOVDQU      spread<>+0(SB), Y12
 	VPCMPEQB     Y11, Y11, Y11
 	VMOVDQU      by1<>+0(SB), Y14
-	MOVL         $0x00000100, SI
-	VMOVD        SI, X10
+	MOVL         $0x00000100, DI
+	VMOVD        DI, X10
 	VPBROADCASTD X10, Y10
-	TESTQ        BX, BX
+	TESTQ        SI, SI
 	JZ           done
 
 loop:
-	PREFETCHT0   2048(DX)
-	PREFETCHT0   2112(DX)
-	VPMOVZXBD    2(DX), Y4
-	VPBROADCASTB 66(DX), Y5
+	PREFETCHT0   2048(BX)
+	PREFETCHT0   2112(BX)
+	VPBROADCASTW (BX), X2
+	VCVTPH2PS    X2, Y2
+	VMOVD        106(BX), X0
+	VPSRLW       $0x04, X0, X1
+	VPUNPCKLBW   X1, X0, X0
+	VPBROADCASTQ low4<>+0(SB), X1
+	VPAND        X1, X0, X0
+	VPMOVZXBD    X0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    2(BX), Y4
+	VPBROADCASTB 66(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 74(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 74(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9905,15 +10013,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    10(DX), Y4
-	VPBROADCASTB 67(DX), Y5
+	VPMOVZXBD    10(BX), Y4
+	VPBROADCASTB 67(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 78(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 78(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9921,15 +10029,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    18(DX), Y4
-	VPBROADCASTB 68(DX), Y5
+	VPMOVZXBD    18(BX), Y4
+	VPBROADCASTB 68(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 82(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 82(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9937,15 +10045,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    26(DX), Y4
-	VPBROADCASTB 69(DX), Y5
+	VPMOVZXBD    26(BX), Y4
+	VPBROADCASTB 69(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 86(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 86(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9953,15 +10061,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    34(DX), Y4
-	VPBROADCASTB 70(DX), Y5
+	VPMOVZXBD    34(BX), Y4
+	VPBROADCASTB 70(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 90(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 90(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9969,15 +10077,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    42(DX), Y4
-	VPBROADCASTB 71(DX), Y5
+	VPMOVZXBD    42(BX), Y4
+	VPBROADCASTB 71(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 94(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 94(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -9985,15 +10093,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    50(DX), Y4
-	VPBROADCASTB 72(DX), Y5
+	VPMOVZXBD    50(BX), Y4
+	VPBROADCASTB 72(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 98(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 98(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -10001,15 +10109,15 @@ loop:
 	VPSUBB       Y1, Y0, Y0
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    58(DX), Y4
-	VPBROADCASTB 73(DX), Y5
+	VPMOVZXBD    58(BX), Y4
+	VPBROADCASTB 73(BX), Y5
 	VPSRLVD      Y14, Y5, Y5
 	VPSLLD       $0x08, Y5, Y5
 	VPAND        Y10, Y5, Y5
 	VPOR         Y5, Y4, Y4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDD   Y3, (CX)(Y4*4), Y0
-	VPBROADCASTD 102(DX), Y1
+	VPGATHERDD   Y3, (DX)(Y4*4), Y0
+	VPBROADCASTD 102(BX), Y1
 	VPSHUFB      Y12, Y1, Y1
 	VPOR         Y13, Y1, Y1
 	VPCMPEQB     Y11, Y1, Y1
@@ -10018,174 +10126,267 @@ loop:
 	VPXOR        Y15, Y0, Y0
 	VMOVDQU      Y0, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x0000006e, DX
-	DECQ         BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x0000006e, BX
+	DECQ         SI
 	JNZ          loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func unpackIQ1SAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ1SAVX2(SB), NOSPLIT, $0-40
+// func unpackIQ1SAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ1SAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         blocks+32(FP), SI
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), SI
+	MOVQ         blocks+40(FP), DI
 	VMOVDQU      by3<>+0(SB), Y14
-	MOVL         $0x00000700, DI
-	VMOVD        DI, X10
+	MOVL         $0x00000700, R8
+	VMOVD        R8, X10
 	VPBROADCASTD X10, Y10
-	TESTQ        SI, SI
+	TESTQ        DI, DI
 	JZ           done
 
 loop:
-	PREFETCHT0   2048(BX)
-	VPMOVZXBD    2(BX), X4
-	MOVWLZX      34(BX), DI
-	VMOVD        DI, X5
+	PREFETCHT0   2048(SI)
+	VPBROADCASTW (SI), X2
+	VCVTPH2PS    X2, Y2
+	VBROADCASTSS eighth<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VPMOVZXWD    34(SI), Y0
+	VPSRLD       $0x0c, Y0, Y0
+	VPBROADCASTD n7<>+0(SB), Y1
+	VPAND        Y1, Y0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPMOVZXBD    2(SI), X4
+	MOVWLZX      34(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    6(BX), X4
-	MOVWLZX      36(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    6(SI), X4
+	MOVWLZX      36(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    10(BX), X4
-	MOVWLZX      38(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    10(SI), X4
+	MOVWLZX      38(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    14(BX), X4
-	MOVWLZX      40(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    14(SI), X4
+	MOVWLZX      40(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    18(BX), X4
-	MOVWLZX      42(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    18(SI), X4
+	MOVWLZX      42(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    22(BX), X4
-	MOVWLZX      44(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    22(SI), X4
+	MOVWLZX      44(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    26(BX), X4
-	MOVWLZX      46(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    26(SI), X4
+	MOVWLZX      46(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    30(BX), X4
-	MOVWLZX      48(BX), DI
-	VMOVD        DI, X5
+	VPMOVZXBD    30(SI), X4
+	MOVWLZX      48(SI), R8
+	VMOVD        R8, X5
 	VPBROADCASTD X5, X5
 	VPSRLVD      X14, X5, X5
 	VPSLLD       $0x08, X5, X5
 	VPAND        X10, X5, X5
 	VPOR         X5, X4, X4
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
-	SHRL         $0x0f, DI
-	VPBROADCASTQ (DX)(DI*8), Y1
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
+	SHRL         $0x0f, R8
+	VPBROADCASTQ (BX)(R8*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000032, BX
-	DECQ         SI
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000032, SI
+	DECQ         DI
 	JNZ          loop
 
 done:
 	VZEROUPPER
 	RET
 
-// func unpackIQ1MAVX2(u *byte, table *byte, masks *uint64, src *byte, blocks int)
-// Requires: AVX, AVX2, MMX+
-TEXT ·unpackIQ1MAVX2(SB), NOSPLIT, $0-40
+DATA words01<>+0(SB)/4, $0x80800100
+DATA words01<>+4(SB)/4, $0x80800100
+DATA words01<>+8(SB)/4, $0x80800100
+DATA words01<>+12(SB)/4, $0x80800100
+DATA words01<>+16(SB)/4, $0x80800302
+DATA words01<>+20(SB)/4, $0x80800302
+DATA words01<>+24(SB)/4, $0x80800302
+DATA words01<>+28(SB)/4, $0x80800302
+GLOBL words01<>(SB), RODATA|NOPTR, $32
+
+DATA words23<>+0(SB)/4, $0x80800504
+DATA words23<>+4(SB)/4, $0x80800504
+DATA words23<>+8(SB)/4, $0x80800504
+DATA words23<>+12(SB)/4, $0x80800504
+DATA words23<>+16(SB)/4, $0x80800706
+DATA words23<>+20(SB)/4, $0x80800706
+DATA words23<>+24(SB)/4, $0x80800706
+DATA words23<>+28(SB)/4, $0x80800706
+GLOBL words23<>(SB), RODATA|NOPTR, $32
+
+DATA by369twice<>+0(SB)/4, $0x00000000
+DATA by369twice<>+4(SB)/4, $0x00000003
+DATA by369twice<>+8(SB)/4, $0x00000006
+DATA by369twice<>+12(SB)/4, $0x00000009
+DATA by369twice<>+16(SB)/4, $0x00000000
+DATA by369twice<>+20(SB)/4, $0x00000003
+DATA by369twice<>+24(SB)/4, $0x00000006
+DATA by369twice<>+28(SB)/4, $0x00000009
+GLOBL by369twice<>(SB), RODATA|NOPTR, $32
+
+// func unpackIQ1MAVX2(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·unpackIQ1MAVX2(SB), NOSPLIT, $0-48
 	MOVQ         u+0(FP), AX
-	MOVQ         table+8(FP), CX
-	MOVQ         masks+16(FP), DX
-	MOVQ         src+24(FP), BX
-	MOVQ         blocks+32(FP), SI
+	MOVQ         scale+8(FP), CX
+	MOVQ         table+16(FP), DX
+	MOVQ         masks+24(FP), BX
+	MOVQ         src+32(FP), SI
+	MOVQ         blocks+40(FP), DI
 	VMOVDQU      by4<>+0(SB), Y14
-	MOVL         $0x00000700, DI
-	VMOVD        DI, X10
+	MOVL         $0x00000700, R8
+	VMOVD        R8, X10
 	VPBROADCASTD X10, Y10
-	MOVL         $0x00000001, DI
-	VMOVD        DI, X13
+	MOVL         $0x00000001, R8
+	VMOVD        R8, X13
 	VPBROADCASTD X13, Y13
-	TESTQ        SI, SI
+	VMOVDQU      words01<>+0(SB), Y7
+	VMOVDQU      words23<>+0(SB), Y8
+	VMOVDQU      by369twice<>+0(SB), Y9
+	VPBROADCASTD n7<>+0(SB), Y12
+	TESTQ        DI, DI
 	JZ           done
 
 loop:
-	PREFETCHT0   2048(BX)
-	VPMOVZXBD    (BX), X4
-	VPBROADCASTW 32(BX), X5
+	PREFETCHT0   2048(SI)
+	MOVQ         48(SI), R8
+	MOVQ         R8, R9
+	SHRQ         $0x0c, R9
+	ANDQ         $0x0000000f, R9
+	MOVQ         R8, R10
+	SHRQ         $0x18, R10
+	ANDQ         $0x000000f0, R10
+	ORQ          R10, R9
+	MOVQ         R8, R10
+	SHRQ         $0x24, R10
+	ANDQ         $0x00000f00, R10
+	ORQ          R10, R9
+	MOVQ         R8, R10
+	SHRQ         $0x30, R10
+	ANDQ         $0x0000f000, R10
+	ORQ          R10, R9
+	VMOVD        R9, X2
+	VCVTPH2PS    X2, X2
+	VBROADCASTSS X2, Y2
+	VBROADCASTSS eighth<>+0(SB), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVQ        R8, X0
+	VPBROADCASTQ X0, Y0
+	VPSHUFB      Y8, Y0, Y1
+	VPSHUFB      Y7, Y0, Y0
+	VPSRLVD      Y9, Y0, Y0
+	VPAND        Y12, Y0, Y0
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y0, Y0, Y0
+	VPSUBD       Y3, Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VPSRLVD      Y9, Y1, Y1
+	VPAND        Y12, Y1, Y1
+	VPCMPEQD     Y3, Y3, Y3
+	VPADDD       Y1, Y1, Y1
+	VPSUBD       Y3, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(CX)
+	VPMOVZXBD    (SI), X4
+	VPBROADCASTW 32(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10193,13 +10394,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, (AX)
-	VPMOVZXBD    4(BX), X4
-	VPBROADCASTW 34(BX), X5
+	VPMOVZXBD    4(SI), X4
+	VPBROADCASTW 34(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10207,13 +10408,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 32(AX)
-	VPMOVZXBD    8(BX), X4
-	VPBROADCASTW 36(BX), X5
+	VPMOVZXBD    8(SI), X4
+	VPBROADCASTW 36(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10221,13 +10422,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 64(AX)
-	VPMOVZXBD    12(BX), X4
-	VPBROADCASTW 38(BX), X5
+	VPMOVZXBD    12(SI), X4
+	VPBROADCASTW 38(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10235,13 +10436,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 96(AX)
-	VPMOVZXBD    16(BX), X4
-	VPBROADCASTW 40(BX), X5
+	VPMOVZXBD    16(SI), X4
+	VPBROADCASTW 40(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10249,13 +10450,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 128(AX)
-	VPMOVZXBD    20(BX), X4
-	VPBROADCASTW 42(BX), X5
+	VPMOVZXBD    20(SI), X4
+	VPBROADCASTW 42(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10263,13 +10464,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 160(AX)
-	VPMOVZXBD    24(BX), X4
-	VPBROADCASTW 44(BX), X5
+	VPMOVZXBD    24(SI), X4
+	VPBROADCASTW 44(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10277,13 +10478,13 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 192(AX)
-	VPMOVZXBD    28(BX), X4
-	VPBROADCASTW 46(BX), X5
+	VPMOVZXBD    28(SI), X4
+	VPBROADCASTW 46(SI), X5
 	VPSRLVD      X14, X5, X5
 	VPSRLD       $0x03, X5, X6
 	VPSLLD       $0x08, X5, X5
@@ -10291,14 +10492,15 @@ loop:
 	VPOR         X5, X4, X4
 	VPAND        X13, X6, X6
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (CX)(X4*8), Y0
+	VPGATHERDQ   Y3, (DX)(X4*8), Y0
 	VPCMPEQB     Y3, Y3, Y3
-	VPGATHERDQ   Y3, (DX)(X6*8), Y1
+	VPGATHERDQ   Y3, (BX)(X6*8), Y1
 	VPADDB       Y1, Y0, Y0
 	VMOVDQU      Y0, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000038, BX
-	DECQ         SI
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000038, SI
+	DECQ         DI
 	JNZ          loop
 
 done:
@@ -16273,12 +16475,6 @@ GLOBL low28<>(SB), RODATA|NOPTR, $8
 
 DATA topNibbles<>+0(SB)/8, $0xf000f000f000f000
 GLOBL topNibbles<>(SB), RODATA|NOPTR, $8
-
-DATA eighth<>+0(SB)/4, $0x3e000000
-GLOBL eighth<>(SB), RODATA|NOPTR, $4
-
-DATA quarter<>+0(SB)/4, $0x3e800000
-GLOBL quarter<>(SB), RODATA|NOPTR, $4
 
 // func rowsIQ2XXSVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, table *int32, scales *float32, sums *float32, blocks int)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, AVX512VNNI, BMI2, F16C, MMX+

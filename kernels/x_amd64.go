@@ -517,34 +517,27 @@ func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte, blo
 
 // lookupSIMD unpacks the types with codebooks.
 func lookupSIMD(t quant.Type, u []byte, scale []float32, src []byte, blocks int) bool {
-	var (
-		kernel func(u, table *byte, masks *uint64, src *byte, blocks int)
-		scales func(scale []float32, src []byte)
-		masks  = &signMask7[0]
-	)
+	var kernel func(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)
+	masks := &signMask7[0]
 	switch t {
 	case quant.IQ1_S:
-		kernel, scales, masks = unpackIQ1SAVX2, scalesIQ1S, &deltas[0]
+		kernel, masks = unpackIQ1SAVX2, &deltas[0]
 	case quant.IQ1_M:
-		kernel, scales, masks = unpackIQ1MAVX2, scalesIQ1M, &deltas[0]
+		kernel, masks = unpackIQ1MAVX2, &deltas[0]
 	case quant.IQ2_XXS:
-		kernel, scales = unpackIQ2XXSAVX2, scalesIQ2XXS
+		kernel = unpackIQ2XXSAVX2
 	case quant.IQ2_XS:
-		kernel, scales = unpackIQ2XSAVX2, scalesIQ2
+		kernel = unpackIQ2XSAVX2
 	case quant.IQ2_S:
-		kernel, scales = unpackIQ2SAVX2, scalesIQ2
+		kernel = unpackIQ2SAVX2
 	case quant.IQ3_XXS:
-		kernel, scales = unpackIQ3XXSAVX2, scalesIQ3XXS
+		kernel = unpackIQ3XXSAVX2
 	case quant.IQ3_S:
-		kernel, scales = unpackIQ3SAVX2, scalesIQ3S
+		kernel = unpackIQ3SAVX2
 	default:
 		return false
 	}
-	kernel(&u[0], codebook(t), masks, &src[0], blocks)
-	size, groups := t.BlockSize(), 256/forms[t].group
-	for b := range blocks {
-		scales(scale[b*groups:], src[b*size:][:size])
-	}
+	kernel(&u[0], &scale[0], codebook(t), masks, &src[0], blocks)
 	return true
 }
 

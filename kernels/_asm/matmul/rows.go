@@ -661,7 +661,7 @@ func lookupRows() {
 		broadcast(named("low4"), 31)
 		ones()
 	}
-	eighth, quarter := f32("eighth", 0.125), f32("quarter", 0.25)
+	eighth, quarter := named("eighth"), named("quarter")
 	number := func(v uint32, to reg.VecPhysical) {
 		g := GP32()
 		MOVL(U32(v), g)

@@ -416,12 +416,12 @@ func unpackers() {
 
 	// The IQ types look elements up in tables of package kernels, passed as
 	// arguments: 8 elements, or 4, to an index; masks has a byte of ones for each
-	// minus sign. Their scales are not unpacked here.
-	type iq struct{ u, table, masks, src reg.GPVirtual }
-	lookup := func(name string, size int, setup func(), body func(p *iq, g int)) {
-		text("unpack"+name+"AVX2", "func(u *byte, table *byte, masks *uint64, src *byte, blocks int)",
-			"unpack"+name+"AVX2 writes the bytes of whole blocks, not the scales.")
-		p := &iq{load("u"), load("table"), load("masks"), load("src")}
+	// minus sign.
+	type iq struct{ u, scale, table, masks, src reg.GPVirtual }
+	lookup := func(name string, size, groups int, setup func(), scales func(p *iq), body func(p *iq, g int)) {
+		text("unpack"+name+"AVX2", "func(u *byte, scale *float32, table *byte, masks *uint64, src *byte, blocks int)",
+			"unpack"+name+"AVX2 is the unpacker of plain Go, for whole blocks.")
+		p := &iq{load("u"), load("scale"), load("table"), load("masks"), load("src")}
 		blocks := load("blocks")
 		setup()
 		TESTQ(blocks, blocks)
@@ -430,15 +430,54 @@ func unpackers() {
 		for i := 0; i < size; i += 64 {
 			PREFETCHT0(ptr(p.src, ahead+i))
 		}
+		scales(p)
 		for g := range 8 {
 			body(p, g)
 		}
 		ADDQ(U32(256), p.u)
+		ADDQ(U32(uint32(4*groups)), p.scale)
 		ADDQ(U32(uint32(size)), p.src)
 		DECQ(blocks)
 		JNZ(LabelRef("loop"))
 		Label("done")
 		ret()
+	}
+	// odd writes scales of twice the integers in y[r] plus 1, times y[2].
+	odd := func(p *iq, r, at int) {
+		VPCMPEQD(reg.Y3, reg.Y3, reg.Y3)
+		VPADDD(y[r], y[r], y[r])
+		VPSUBD(reg.Y3, y[r], y[r])
+		scaled(r, 2, ptr(p.scale, at))
+	}
+	// factor has a half, times factor unless that is nil, in y[2].
+	factor := func(p *iq, disp int, factor Op) {
+		VPBROADCASTW(ptr(p.src, disp), reg.X2)
+		VCVTPH2PS(reg.X2, reg.Y2)
+		if factor != nil {
+			VBROADCASTSS(factor, reg.Y3)
+			VMULPS(reg.Y3, reg.Y2, reg.Y2)
+		}
+	}
+	// spreadNibbles makes bytes of the nibbles in x[0].
+	spreadNibbles := func() {
+		VPSRLW(U8(4), reg.X0, reg.X1)
+		VPUNPCKLBW(reg.X1, reg.X0, reg.X0)
+		VPBROADCASTQ(low4, reg.X1)
+		VPAND(reg.X1, reg.X0, reg.X0)
+	}
+	eighth, quarter := f32("eighth", 0.125), f32("quarter", 0.25)
+	n7 := ConstData("n7", U32(7))
+	scalesIQ2 := func(at int) func(p *iq) {
+		return func(p *iq) {
+			factor(p, 0, eighth)
+			VMOVQ(ptr(p.src, at), reg.X0)
+			spreadNibbles()
+			VPSRLDQ(U8(8), reg.X0, reg.X1)
+			for i := range 2 {
+				VPMOVZXBD(y[i].AsX(), y[i])
+				odd(p, i, 32*i)
+			}
+		}
 	}
 	// gather8 looks up the 4 indices in y[from] as words of 8 bytes.
 	gather8 := func(table reg.GPVirtual, from, to, mask int) {
@@ -488,13 +527,22 @@ func unpackers() {
 		VMOVDQU(by7, reg.Y14)
 		number(127, 10)
 	}
-	lookup("IQ2XXS", 66, sevenConstants, func(p *iq, g int) {
+	lookup("IQ2XXS", 66, 8, sevenConstants, func(p *iq) {
+		factor(p, 0, eighth)
+		VMOVDQU(ptr(p.src, 2), reg.Y0)
+		VMOVDQU(ptr(p.src, 34), reg.Y1)
+		VPSRLQ(U8(60), reg.Y0, reg.Y0)
+		VPSRLQ(U8(60), reg.Y1, reg.Y1)
+		VSHUFPS(U8(0b10001000), reg.Y1, reg.Y0, reg.Y0)
+		VPERMQ(U8(0b11011000), reg.Y0, reg.Y0)
+		odd(p, 0, 0)
+	}, func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 2+8*g), reg.X4)
 		gather8(p.table, 4, 0, 3)
 		sevens(p, 2+8*g+4)
 		signed(p, g)
 	})
-	lookup("IQ2XS", 74, func() { constant(sign8, 15); number(511, 14) }, func(p *iq, g int) {
+	lookup("IQ2XS", 74, 16, func() { constant(sign8, 15); number(511, 14) }, scalesIQ2(66), func(p *iq, g int) {
 		VPMOVZXWD(ptr(p.src, 2+8*g), reg.X4)
 		VPSRLD(U8(9), reg.X4, reg.X5)
 		VPAND(reg.X14, reg.X4, reg.X4)
@@ -502,7 +550,7 @@ func unpackers() {
 		gather8(p.masks, 5, 1, 3)
 		signed(p, g)
 	})
-	lookup("IQ2S", 82, func() { signConstants(); VMOVDQU(by2, reg.Y14); number(0x300, 10) }, func(p *iq, g int) {
+	lookup("IQ2S", 82, 16, func() { signConstants(); VMOVDQU(by2, reg.Y14); number(0x300, 10) }, scalesIQ2(74), func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 2+4*g), reg.X4)
 		VPBROADCASTB(ptr(p.src, 66+g), reg.X5)
 		VPSRLVD(reg.X14, reg.X5, reg.X5)
@@ -517,13 +565,24 @@ func unpackers() {
 		VPCMPEQB(reg.Y3, reg.Y3, reg.Y3)
 		VPGATHERDD(reg.Y3, Mem{Base: p.table, Index: reg.Y4, Scale: 4}, reg.Y0)
 	}
-	lookup("IQ3XXS", 98, sevenConstants, func(p *iq, g int) {
+	lookup("IQ3XXS", 98, 8, sevenConstants, func(p *iq) {
+		factor(p, 0, quarter)
+		VMOVDQU(ptr(p.src, 66), reg.Y0)
+		VPSRLD(U8(28), reg.Y0, reg.Y0)
+		odd(p, 0, 0)
+	}, func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 2+8*g), reg.Y4)
 		gather4(p)
 		sevens(p, 66+4*g)
 		signed(p, g)
 	})
-	lookup("IQ3S", 110, func() { signConstants(); VMOVDQU(by1, reg.Y14); number(0x100, 10) }, func(p *iq, g int) {
+	lookup("IQ3S", 110, 8, func() { signConstants(); VMOVDQU(by1, reg.Y14); number(0x100, 10) }, func(p *iq) {
+		factor(p, 0, nil)
+		VMOVD(ptr(p.src, 106), reg.X0)
+		spreadNibbles()
+		VPMOVZXBD(reg.X0, reg.Y0)
+		odd(p, 0, 0)
+	}, func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 2+8*g), reg.Y4)
 		VPBROADCASTB(ptr(p.src, 66+g), reg.Y5)
 		VPSRLVD(reg.Y14, reg.Y5, reg.Y5)
@@ -535,7 +594,14 @@ func unpackers() {
 		signed(p, g)
 	})
 	// IQ1: y[14] holds shifts, y[10] 0x700; masks holds what is added, up first.
-	lookup("IQ1S", 50, func() { VMOVDQU(by3, reg.Y14); number(0x700, 10) }, func(p *iq, g int) {
+	lookup("IQ1S", 50, 8, func() { VMOVDQU(by3, reg.Y14); number(0x700, 10) }, func(p *iq) {
+		factor(p, 0, eighth)
+		VPMOVZXWD(ptr(p.src, 34), reg.Y0)
+		VPSRLD(U8(12), reg.Y0, reg.Y0)
+		VPBROADCASTD(n7, reg.Y1)
+		VPAND(reg.Y1, reg.Y0, reg.Y0)
+		odd(p, 0, 0)
+	}, func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 2+4*g), reg.X4)
 		h := GP32()
 		MOVWLZX(ptr(p.src, 34+2*g), h)
@@ -551,10 +617,52 @@ func unpackers() {
 		VPADDB(reg.Y1, reg.Y0, reg.Y0)
 		VMOVDQU(reg.Y0, ptr(p.u, 32*g))
 	})
-	lookup("IQ1M", 56, func() {
+	// Words 0 and 1, words 2 and 3 of 8 bytes, four times each as 32 bits, and how
+	// far the scales in them are shifted.
+	var wordPairs [2]Mem
+	for i := range wordPairs {
+		wordPairs[i] = GLOBL([]string{"words01", "words23"}[i], RODATA|NOPTR)
+		for j := range 8 {
+			w := uint32(2*i + j/4)
+			DATA(4*j, U32(0x80800000|(2*w+1)<<8|2*w))
+		}
+	}
+	by369 := numbers("by369twice", 0, 3, 6, 9, 0, 3, 6, 9)
+	lookup("IQ1M", 56, 16, func() {
 		VMOVDQU(by4, reg.Y14)
 		number(0x700, 10)
 		number(1, 13)
+		VMOVDQU(wordPairs[0], reg.Y7)
+		VMOVDQU(wordPairs[1], reg.Y8)
+		VMOVDQU(by369, reg.Y9)
+		VPBROADCASTD(n7, reg.Y12)
+	}, func(p *iq) {
+		// The scale's bits are the top ones of four words.
+		words, bits, part := GP64(), GP64(), GP64()
+		MOVQ(ptr(p.src, 48), words)
+		MOVQ(words, bits)
+		SHRQ(U8(12), bits)
+		ANDQ(U32(0xf), bits)
+		for i, n := range []uint8{24, 36, 48} {
+			MOVQ(words, part)
+			SHRQ(U8(n), part)
+			ANDQ(U32(0xf0<<(4*i)), part)
+			ORQ(part, bits)
+		}
+		VMOVD(bits.As32(), reg.X2)
+		VCVTPH2PS(reg.X2, reg.X2)
+		VBROADCASTSS(reg.X2, reg.Y2)
+		VBROADCASTSS(eighth, reg.Y3)
+		VMULPS(reg.Y3, reg.Y2, reg.Y2)
+		VMOVQ(words, reg.X0)
+		VPBROADCASTQ(reg.X0, reg.Y0)
+		VPSHUFB(reg.Y8, reg.Y0, reg.Y1)
+		VPSHUFB(reg.Y7, reg.Y0, reg.Y0)
+		for i := range 2 {
+			VPSRLVD(reg.Y9, y[i], y[i])
+			VPAND(reg.Y12, y[i], y[i])
+			odd(p, i, 32*i)
+		}
 	}, func(p *iq, g int) {
 		VPMOVZXBD(ptr(p.src, 4*g), reg.X4)
 		VPBROADCASTW(ptr(p.src, 32+2*g), reg.X5)
