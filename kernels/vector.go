@@ -165,8 +165,13 @@ func Top(dst []int, x []float32) []int {
 		return dst
 	}
 	last := len(dst) - 1
-	for i, v := range x {
-		j := i
+	const run = 256 // elements that are passed over at once if none of them is large enough
+	for i := 0; i < len(x); i++ {
+		if i > last && i%run == 0 && i+run <= len(x) && maximum(x[i:i+run]) <= x[dst[last]] {
+			i += run - 1
+			continue
+		}
+		v, j := x[i], i
 		if i > last {
 			if v <= x[dst[last]] {
 				continue

@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -425,4 +426,20 @@ func TestTop(t *testing.T) {
 			t.Errorf("Top of %v: %v, want %v", tt.x, got, tt.want)
 		}
 	}
+	// Long ones, with many equal elements, against a sort.
+	eachCPU(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 4))
+		for _, n := range []int{255, 256, 257, 511, 3000} {
+			for levels := 1; levels <= 1<<20; levels *= 32 {
+				x, want := make([]float32, n), make([]int, n)
+				for i := range x {
+					x[i], want[i] = float32(r.IntN(levels)), i
+				}
+				slices.SortStableFunc(want, func(a, b int) int { return cmp.Compare(x[b], x[a]) })
+				if got := Top(make([]int, 5), x); !slices.Equal(got, want[:5]) {
+					t.Errorf("Top of %d elements of %d levels: %v, want %v", n, levels, got, want[:5])
+				}
+			}
+		}
+	})
 }

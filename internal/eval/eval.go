@@ -141,8 +141,20 @@ type Comparison struct {
 	Top5Overlap float64 `json:"top5_overlap"`
 }
 
-// batchBytes bounds the logits that are held of each model at a time.
-const batchBytes = 16 << 20
+// logitsBytes bounds the logits that are held of all models at a time. Those of
+// many positions share one unpacking of the output matrix.
+const logitsBytes = 80 << 20
+
+// batch is of how many positions logits are held at a time: a multiple of what
+// the products take side by side, where there is room.
+func batch(ctx, vocab, models int) int {
+	const side = 32
+	n := min(logitsBytes/(4*vocab*models), ctx)
+	if n >= side {
+		n -= n % side
+	}
+	return max(n, 1)
+}
 
 // BoundZ is how many standard deviations of the chance that went into a baseline
 // the bounds of its figures are: a sum of thousands of independent errors is
@@ -197,7 +209,13 @@ func Run(ctx context.Context, base *Named, models []Named, tokens []int32, opt O
 	}
 	r := &run{opt: opt, base: base != nil, vocab: vocab, models: all, total: total}
 	r.acc = make([]accumulator, len(all))
-	r.batch = max(1, min(opt.Ctx, batchBytes/(4*vocab)))
+	running := 0
+	for _, m := range all {
+		if m.Model != nil {
+			running++
+		}
+	}
+	r.batch = batch(opt.Ctx, vocab, running)
 	r.logits = make([][]float32, len(all))
 	for i, m := range all {
 		if m.Model == nil {

@@ -374,3 +374,19 @@ func TestQuantile(t *testing.T) {
 		near(t, "quantile", quantile([]float64{1, 2, 3, 4, 5}, tt.q), tt.want, 1e-12)
 	}
 }
+
+func TestBatch(t *testing.T) {
+	for _, tt := range []struct{ ctx, vocab, models, want int }{
+		{512, 512, 2, 512},       // all
+		{500, 512, 2, 480},       // as many as products take
+		{20, 512, 2, 20},         // fewer than that
+		{512, 49152, 2, 192},     // as there is room for
+		{4096, 262144, 2, 32},    // the same
+		{4096, 262144, 16, 5},    // less
+		{4096, 256 << 20, 16, 1}, // one there must be
+	} {
+		if got := batch(tt.ctx, tt.vocab, tt.models); got != tt.want {
+			t.Errorf("context %d, %d tokens, %d models: %d positions, want %d", tt.ctx, tt.vocab, tt.models, got, tt.want)
+		}
+	}
+}
