@@ -264,6 +264,11 @@ func expandAVX2(dst *float32, u *byte, scale *float32, offset *float32, groups i
 //go:noescape
 func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
 
+// softmax16AVX512 is softmax16Go; rows is even and not 0.
+//
+//go:noescape
+func softmax16AVX512(weights *byte, scores *float32, rows int, logs *float32, inverse *float32, blocks *float32, sink *float32)
+
 // sumSquaresAVX512 returns the sum of float64(x[i])*float64(x[i]), n being a multiple of the vector length.
 //
 //go:noescape
@@ -429,6 +434,31 @@ func affineAVX2(out *float32, x *float32, n int, scale float32, shift float32)
 //
 //go:noescape
 func geluErfAVX2(out *float32, x *float32, n int)
+
+// largestAVX512 returns the largest magnitude of 16*n elements, n > 0, NaN if there is one.
+//
+//go:noescape
+func largestAVX512(x *float32, n int) float32
+
+// toInt16AVX512 rounds 16*n products x*scale, n > 0, to 16-bit integers.
+//
+//go:noescape
+func toInt16AVX512(dst *byte, x *float32, n int, scale float32)
+
+// zip16AVX512 puts 16*n elements of 16 bits of a and b, n > 0, side by side.
+//
+//go:noescape
+func zip16AVX512(dst *byte, a *byte, b *byte, n int)
+
+// scores16VNNI is scores16Go, for 8*tiles rows; tiles is not 0.
+//
+//go:noescape
+func scores16VNNI(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale *float32, lane *float32, tiles int)
+
+// sums16VNNI is sums16Go, for 8*tiles rows; tiles is not 0.
+//
+//go:noescape
+func sums16VNNI(c *float32, values *byte, stride uintptr, weights *byte, depth int, lane *float32, tiles int)
 
 // unpackQ4_0AVX2 is the unpacker of plain Go, for whole blocks.
 //

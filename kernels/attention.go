@@ -49,8 +49,9 @@ type attention struct {
 // Attention computes causal attention of n queries at positions pos, pos+1, ...
 // over the keys and values of positions 0 to pos+n-1. q and out are (n, Heads,
 // HeadDim). Heads h*g to h*g+g-1, with g = Heads/KVHeads, read head h of the
-// cache.
-func Attention(p *Pool, ws *Workspace, s AttentionShape, out, q []float32, k, v Cache, n, pos int) {
+// cache. Exact computes in float32; Int8 may round to 16-bit integers where many
+// queries read the same keys.
+func Attention(p *Pool, ws *Workspace, mode Compute, s AttentionShape, out, q []float32, k, v Cache, n, pos int) {
 	need := (pos + n) * s.KVHeads * s.HeadDim
 	if s.KVHeads < 1 || s.Heads%s.KVHeads != 0 || len(q) < n*s.Heads*s.HeadDim || len(out) < n*s.Heads*s.HeadDim ||
 		max(len(k.F32), len(k.F16)) < need || max(len(v.F32), len(v.F16)) < need || s.Sinks != nil && len(s.Sinks) < s.Heads || s.Slopes != nil && len(s.Slopes) < s.Heads {
@@ -59,127 +60,166 @@ func Attention(p *Pool, ws *Workspace, s AttentionShape, out, q []float32, k, v 
 	}
 	ws.prepare(p.Threads())
 	ws.att = attention{s, out, q, k, v, n, pos}
-	blocks := (n*s.Heads/s.KVHeads + lanes - 1) / lanes
-	p.Run(blocks*s.KVHeads, ws.attend)
+	if mode == Int8 && ws.att.suits16() {
+		ws.attention16(p)
+	} else {
+		blocks := (n*s.Heads/s.KVHeads + lanes - 1) / lanes
+		p.Run(blocks*s.KVHeads, ws.attend)
+	}
 	ws.att = attention{}
 }
 
-// attendItem computes up to 32 (query, head) pairs that share a head of keys
-// and values, one in each lane.
+// A queryBlock is up to 32 (query, head) pairs that share a head of keys and
+// values, one in each lane.
+type queryBlock struct {
+	a               *attention
+	head            int // of keys and values
+	m               int // pairs
+	lowest, highest int // positions of the first and the last
+	lo, rows        int // positions that any of them sees: the first, and how many
+	lane            [lanes]struct {
+		head int // of queries
+		pos  int
+		at   int // where query and result stand
+	}
+}
+
+// set makes b a head's block of number i, the last queries first: they have the
+// most to read, and what takes longest is to come first.
+func (b *queryBlock) set(a *attention, head, i int) {
+	s := &a.s
+	group := s.Heads / s.KVHeads
+	blocks := (a.n*group + lanes - 1) / lanes
+	first := (blocks - 1 - i) * lanes
+	b.a, b.head, b.m = a, head, min(lanes, a.n*group-first)
+	t, h := first/group, first%group
+	for l := range b.m {
+		lane := &b.lane[l]
+		lane.head, lane.pos = head*group+h, a.pos+t
+		lane.at = (t*s.Heads + lane.head) * s.HeadDim
+		if h++; h == group {
+			t, h = t+1, 0
+		}
+	}
+	b.lowest, b.highest = b.lane[0].pos, b.lane[b.m-1].pos
+	b.lo = 0
+	if s.Window > 0 {
+		b.lo = max(0, b.lowest-s.Window+1)
+	}
+	b.rows = b.highest + 1 - b.lo
+}
+
+// adjust applies what comes between products and softmax to scores, (rows,
+// lanes); positions that a query does not see get -Inf.
+func (b *queryBlock) adjust(scores []float32) {
+	s := &b.a.s
+	if s.Softcap > 0 {
+		Softcap(scores, s.Softcap)
+	}
+	if s.Slopes != nil {
+		for l := range b.m {
+			slope := s.Slopes[b.lane[l].head]
+			for p := range b.rows {
+				scores[p*lanes+l] -= float32(slope * float32(b.lane[l].pos-b.lo-p))
+			}
+		}
+	}
+	inf := float32(math.Inf(-1))
+	for l := range lanes {
+		pos := b.lowest
+		if l < b.m {
+			pos = b.lane[l].pos
+		}
+		for p := pos + 1 - b.lo; p < b.rows; p++ {
+			scores[p*lanes+l] = inf
+		}
+		if s.Window > 0 {
+			for p := 0; p < pos-s.Window+1-b.lo; p++ {
+				scores[p*lanes+l] = inf
+			}
+		}
+	}
+}
+
+// sinks returns the lanes' scores of a position without value.
+func (b *queryBlock) sinks() (sink [lanes]float32) {
+	for l := range sink {
+		sink[l] = float32(math.Inf(-1))
+		if s := b.a.s.Sinks; s != nil && l < b.m {
+			sink[l] = s[b.lane[l].head]
+		}
+	}
+	return sink
+}
+
+// attendItem computes a block of queries.
 func (ws *Workspace) attendItem(worker, item int) {
 	a, w := &ws.att, &ws.workers[worker]
 	s := &a.s
-	dim, width, group := s.HeadDim, s.KVHeads*s.HeadDim, s.Heads/s.KVHeads
-	blocks := (a.n*group + lanes - 1) / lanes
-	// The last queries have the most to read: first come, longest served.
-	head, block := item%s.KVHeads, blocks-1-item/s.KVHeads
-	first := block * lanes
-	m := min(lanes, a.n*group-first)
-	// row returns where a lane's query and result stand, and its position.
-	row := func(lane int) (offset, pos int) {
-		t, h := (first+lane)/group, (first+lane)%group
-		return (t*s.Heads + head*group + h) * dim, a.pos + t
-	}
-	_, lowest := row(0)
-	_, highest := row(m - 1)
-	lo := 0
-	if s.Window > 0 {
-		lo = max(0, lowest-s.Window+1)
-	}
-	rows := highest + 1 - lo
-	if m <= fewLanes {
-		ws.attendFew(w, head, m, lo, rows, row)
+	dim, width := s.HeadDim, s.KVHeads*s.HeadDim
+	b := &w.queries
+	b.set(a, item%s.KVHeads, item/s.KVHeads)
+	if b.m <= fewLanes {
+		ws.attendFew(w, b)
 		return
 	}
 
 	w.query = grow(w.query, lanes*dim)
 	w.columns = grow(w.columns, lanes*dim)
-	w.scores = grow(w.scores, rows*lanes)
+	w.scores = grow(w.scores, b.rows*lanes)
 	w.c = grow(w.c, dim*lanes)
-	for l := range m {
-		at, _ := row(l)
+	for l := range b.m {
+		at := b.lane[l].at
 		copy(w.query[l*dim:][:dim], a.q[at:])
 	}
-	clear(w.query[m*dim:])
+	clear(w.query[b.m*dim:])
 	Scale(w.query, s.Scale)
 	transposeIn(w.columns, w.query, lanes, dim)
 
 	// scores[p][l] = k[lo+p] · q[l]
 	scores := w.scores
 	clear(scores)
-	for p := 0; p < rows; p += keyBlock {
-		n := min(keyBlock, rows-p)
-		keys, stride := a.k.rows(w, (lo+p)*width+head*dim, n, width, dim)
+	for p := 0; p < b.rows; p += keyBlock {
+		n := min(keyBlock, b.rows-p)
+		keys, stride := a.k.rows(w, (b.lo+p)*width+b.head*dim, n, width, dim)
 		gemmRows(scores[p*lanes:], keys, stride, 1, w.columns, dim, n)
 	}
-	if s.Softcap > 0 {
-		Softcap(scores, s.Softcap)
-	}
-	if s.Slopes != nil {
-		for l := range m {
-			_, pos := row(l)
-			slope := s.Slopes[head*group+(first+l)%group]
-			for p := range rows {
-				scores[p*lanes+l] -= float32(slope * float32(pos-lo-p))
-			}
-		}
-	}
-	inf := float32(math.Inf(-1))
-	for l := range lanes {
-		pos := lowest
-		if l < m {
-			_, pos = row(l)
-		}
-		for p := pos + 1 - lo; p < rows; p++ {
-			scores[p*lanes+l] = inf
-		}
-		if s.Window > 0 {
-			for p := 0; p < pos-s.Window+1-lo; p++ {
-				scores[p*lanes+l] = inf
-			}
-		}
-	}
-	var sink, sums [lanes]float32
-	for l := range sink {
-		sink[l] = inf
-		if s.Sinks != nil && l < m {
-			sink[l] = s.Sinks[head*group+(first+l)%group]
-		}
-	}
+	b.adjust(scores)
+	var sums [lanes]float32
+	sink := b.sinks()
 	softmaxLanes(scores, &sink, &sums)
 
 	// c[d][l] = sum over p of v[lo+p][d] * scores[p][l]
 	clear(w.c)
-	for p := 0; p < rows; p += keyBlock {
-		n := min(keyBlock, rows-p)
-		values, stride := a.v.rows(w, (lo+p)*width+head*dim, n, width, dim)
+	for p := 0; p < b.rows; p += keyBlock {
+		n := min(keyBlock, b.rows-p)
+		values, stride := a.v.rows(w, (b.lo+p)*width+b.head*dim, n, width, dim)
 		gemmRows(w.c, values, 1, stride, scores[p*lanes:], n, dim)
 	}
 	transposeOut(w.query, dim, w.c, dim, lanes)
-	for l := range m {
-		at, _ := row(l)
+	for l := range b.m {
+		at := b.lane[l].at
 		affine(a.out[at:at+dim], w.query[l*dim:][:dim], 1/sums[l], 0)
 	}
 }
 
-// attendFew is attendItem for m <= fewLanes pairs: row tells where each one's
-// query and result stand, and its position; the positions that any of them
-// sees are the n from lo.
-func (ws *Workspace) attendFew(w *scratch, head, m, lo, n int, row func(lane int) (offset, pos int)) {
+// attendFew is attendItem for blocks of at most fewLanes pairs.
+func (ws *Workspace) attendFew(w *scratch, b *queryBlock) {
 	a := &ws.att
 	s := &a.s
+	head, m, lo, n := b.head, b.m, b.lo, b.rows
 	dim, width := s.HeadDim, s.KVHeads*s.HeadDim
 	w.scores = grow(w.scores, m*n)
 	for p := range n {
-		key, _ := a.k.rows(w, (lo+p)*width+head*dim, 1, width, dim)
+		key := a.k.row(w, (lo+p)*width+head*dim, dim)
 		for l := range m {
-			at, _ := row(l)
+			at := b.lane[l].at
 			w.scores[l*n+p] = s.Scale * dotF32(a.q[at:at+dim], key)
 		}
 	}
 	var sums [fewLanes]float32
 	for l := range m {
-		at, pos := row(l)
+		at, pos := b.lane[l].at, b.lane[l].pos
 		clear(a.out[at : at+dim])
 		scores := w.scores[l*n:][:n]
 		if s.Softcap > 0 {
@@ -187,7 +227,7 @@ func (ws *Workspace) attendFew(w *scratch, head, m, lo, n int, row func(lane int
 		}
 		seen := scores[:pos+1-lo]
 		if s.Slopes != nil {
-			slope := s.Slopes[at/dim%s.Heads]
+			slope := s.Slopes[b.lane[l].head]
 			for p := range seen {
 				seen[p] -= float32(slope * float32(pos-lo-p))
 			}
@@ -200,25 +240,31 @@ func (ws *Workspace) attendFew(w *scratch, head, m, lo, n int, row func(lane int
 		}
 		top := maximum(seen)
 		if s.Sinks != nil {
-			sink := s.Sinks[at/dim%s.Heads]
+			sink := s.Sinks[b.lane[l].head]
 			top = max(top, sink)
 			sums[l] = exp32(sink - top)
 		}
 		sums[l] += float32(expSum(seen, seen, top))
 	}
 	for p := range n {
-		value, _ := a.v.rows(w, (lo+p)*width+head*dim, 1, width, dim)
+		value := a.v.row(w, (lo+p)*width+head*dim, dim)
 		for l := range m {
 			if weight := w.scores[l*n+p]; weight != 0 {
-				at, _ := row(l)
-				scaleAdd(a.out[at:at+dim], value[:dim], weight)
+				at := b.lane[l].at
+				scaleAdd(a.out[at:at+dim], value, weight)
 			}
 		}
 	}
 	for l := range m {
-		at, _ := row(l)
+		at := b.lane[l].at
 		Scale(a.out[at:at+dim], 1/sums[l])
 	}
+}
+
+// row returns a row of a head, the one at offset at, as float32.
+func (c *Cache) row(w *scratch, at, dim int) []float32 {
+	rows, _ := c.rows(w, at, 1, dim, dim)
+	return rows[:dim]
 }
 
 // rows returns n rows of a head, the first at offset at, as float32, and their

@@ -116,9 +116,12 @@ func BenchmarkVector(b *testing.B) {
 }
 
 func BenchmarkAttention(b *testing.B) {
-	for _, c := range []struct{ n, pos, heads, kv int }{{512, 0, 8, 1}, {1, 511, 32, 4}, {1, 4095, 32, 4}, {1, 511, 32, 32}} {
+	for _, c := range []struct {
+		n, pos, heads, kv int
+		mode              Compute
+	}{{512, 0, 8, 1, Exact}, {512, 0, 8, 1, Int8}, {1, 511, 32, 4, Exact}, {1, 4095, 32, 4, Exact}, {1, 511, 32, 32, Exact}} {
 		for _, half := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%d at %d of %d over %d half=%t", c.n, c.pos, c.heads, c.kv, half), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%d at %d of %d over %d half=%t %s", c.n, c.pos, c.heads, c.kv, half, c.mode), func(b *testing.B) {
 				const dim = 64
 				r := rand.New(rand.NewPCG(1, 1))
 				s := AttentionShape{Heads: c.heads, KVHeads: c.kv, HeadDim: dim, Scale: 0.125}
@@ -132,7 +135,7 @@ func BenchmarkAttention(b *testing.B) {
 				}
 				out := make([]float32, len(q))
 				var ws Workspace
-				seconds := fastest(b, func() { Attention(nil, &ws, s, out, q, k, v, c.n, c.pos) })
+				seconds := fastest(b, func() { Attention(nil, &ws, c.mode, s, out, q, k, v, c.n, c.pos) })
 				var seen float64
 				for t := range c.n {
 					seen += float64(c.pos + t + 1)

@@ -95,8 +95,11 @@ type Workspace struct {
 	pack    func(worker, item int)
 	run     func(worker, item int)
 
-	att    attention
-	attend func(worker, item int)
+	att      attention
+	attend   func(worker, item int)
+	packed   packedCache
+	pack16   func(worker, item int)
+	attend16 func(worker, item int)
 }
 
 // scratch is the memory of one worker.
@@ -113,7 +116,10 @@ type scratch struct {
 	dots           []float32 // a row on its way to 8 bits
 	isums          []int32   // sums of a panel's activations
 	scores         []float32 // attention: (positions, lanes)
+	queries        queryBlock
 	query, columns []float32 // attention: (lanes, dim) and (dim, lanes)
+	weights        []byte    // attention in 16 bits: (positions/2, lanes, 2)
+	blocks         []float32 // and their factors, (blocks of positions, lanes)
 }
 
 // grow returns s with length n, reallocated if needed; old values are lost.
@@ -127,6 +133,7 @@ func grow[T any](s []T, n int) []T {
 func (ws *Workspace) prepare(threads int) {
 	if ws.run == nil {
 		ws.pack, ws.run, ws.attend = ws.packItem, ws.runItem, ws.attendItem
+		ws.pack16, ws.attend16 = ws.packItem16, ws.attendItem16
 	}
 	for len(ws.workers) < threads {
 		ws.workers = append(ws.workers, scratch{})

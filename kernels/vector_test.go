@@ -328,7 +328,7 @@ func TestAttention(t *testing.T) {
 				FromHalf(v, cv.F16)
 			}
 			out := randomFloats(r, len(q))
-			Attention(pool, &ws, s, out, q, ck, cv, c.n, c.pos)
+			Attention(pool, &ws, Exact, s, out, q, ck, cv, c.n, c.pos)
 			for tok := range c.n {
 				for h := range c.heads {
 					want := attentionReference(&s, q[(tok*c.heads+h)*c.dim:], k, v, h, c.pos+tok)

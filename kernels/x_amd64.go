@@ -454,6 +454,64 @@ func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
 	}
 }
 
+// has16 tells whether attention is faster in 16-bit integers.
+func has16() bool { return hasVNNI }
+
+func largest(x []float32) float32 {
+	if !hasAVX512 || len(x) < 16 {
+		return largestGo(x)
+	}
+	return largestAVX512(&x[0], len(x)/16)
+}
+
+func toInt16(dst []byte, x []float32, scale float32) {
+	if !hasAVX512 || len(x) < 16 {
+		toInt16Go(dst, x, scale)
+		return
+	}
+	_ = dst[2*len(x)-1]
+	toInt16AVX512(&dst[0], &x[0], len(x)/16, scale)
+}
+
+func zip16(dst, a, b []byte) {
+	if !hasAVX512 || len(a) < 32 {
+		zip16Go(dst, a, b)
+		return
+	}
+	_, _ = dst[2*len(a)-1], b[len(a)-1]
+	zip16AVX512(&dst[0], &a[0], &b[0], len(a)/32)
+}
+
+func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32) {
+	rows := len(c) / lanes
+	if !hasVNNI || rows == 0 {
+		scores16Go(c, keys, queries, depth, scale, lane)
+		return
+	}
+	_, _, _ = keys[4*rows*depth-1], queries[4*depth*lanes-1], scale[rows-1]
+	scores16VNNI(&c[0], &keys[0], uintptr(4*depth), &queries[0], depth, &scale[0], &lane[0], rows/tile)
+}
+
+func sums16(c []float32, values, weights []byte, depth int, lane []float32) {
+	rows := len(c) / lanes
+	if !hasVNNI || rows == 0 {
+		sums16Go(c, values, weights, depth, lane)
+		return
+	}
+	_, _, _ = values[4*rows*depth-1], weights[4*depth*lanes-1], lane[lanes-1]
+	sums16VNNI(&c[0], &values[0], uintptr(4*rows), &weights[0], depth, &lane[0], rows/tile)
+}
+
+func softmax16(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
+	if !hasAVX512 {
+		softmax16Go(weights, scores, logs, inverse, blocks, sink)
+		return
+	}
+	rows := len(scores) / lanes
+	_, _, _, _ = weights[2*rows*lanes-1], logs[rows-1], inverse[rows-1], blocks[(rows+sumBlock-1)/sumBlock*lanes-1]
+	softmax16AVX512(&weights[0], &scores[0], rows, &logs[0], &inverse[0], &blocks[0], &sink[0])
+}
+
 // unpackSIMD is a type's unpacker as assembly, false if there is none.
 func unpackSIMD(t quant.Type, u []byte, scale, offset []float32, src []byte, blocks int) bool {
 	if !hasAVX2 || blocks == 0 {

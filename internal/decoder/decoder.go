@@ -401,7 +401,7 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 		if a.MLA == nil {
 			values = d.store(&d.values[l], v[from:to], s)
 		}
-		kernels.Attention(d.opt.Pool, &d.ws, shape, att[s.first*width:], q[s.first*width:], keys, values, s.n, s.pos)
+		kernels.Attention(d.opt.Pool, &d.ws, d.opt.Compute, shape, att[s.first*width:], q[s.first*width:], keys, values, s.n, s.pos)
 	}
 	if m := a.MLA; m != nil {
 		// (n, heads, kvRank) of att -> (n, heads, valueDim)

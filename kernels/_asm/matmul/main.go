@@ -28,6 +28,7 @@ func main() {
 	dots()
 	layout()
 	vectors()
+	attention()
 	unpackers()
 	peaks()
 	Generate()

@@ -10,6 +10,7 @@ import (
 
 func vectors() {
 	e, erf := newExponential(), newErfConstants()
+	softmax16(e)
 	for _, w := range []width{avx512, avx2} {
 		sumSquares(w)
 		mulScale(w)
@@ -74,38 +75,63 @@ func (e *exponential) constant(w width, i, tmp int) reg.VecPhysical {
 
 // apply replaces register x by its exponential; a, b, c and tmp are scratch.
 func (e *exponential) apply(w width, x, a, b, tmp int) {
+	e.applyAll(w, tmp, [3]int{x, a, b})
+}
+
+// applyAll replaces the first register of each set by its exponential, the
+// others are scratch. Each step waits for the one before it, so the processor
+// needs several sets side by side to be busy.
+func (e *exponential) applyAll(w width, tmp int, sets ...[3]int) {
 	v := w.v
+	// step emits f for each set, with a constant if i >= 0.
+	step := func(i int, f func(c, x, a, b reg.VecPhysical)) {
+		var c reg.VecPhysical
+		if i >= 0 {
+			c = e.constant(w, i, tmp)
+		}
+		for _, s := range sets {
+			f(c, v(s[0]), v(s[1]), v(s[2]))
+		}
+	}
 	// NaN passes: the operand that is returned for it is x.
-	VMAXPS(v(x), e.constant(w, 0, tmp), v(x))
-	VMINPS(v(x), e.constant(w, 1, tmp), v(x))
-	VMULPS(e.constant(w, 2, tmp), v(x), v(a))
-	if w == avx512 {
-		VRNDSCALEPS(U8(8), v(a), v(a))
-	} else {
-		VROUNDPS(U8(8), v(a), v(a))
-	}
-	VFNMADD231PS(e.constant(w, 3, tmp), v(a), v(x))
-	VFNMADD231PS(e.constant(w, 4, tmp), v(a), v(x))
-	VMOVAPS(e.constant(w, 6, tmp), v(b))
+	step(0, func(c, x, _, _ reg.VecPhysical) { VMAXPS(x, c, x) })
+	step(1, func(c, x, _, _ reg.VecPhysical) { VMINPS(x, c, x) })
+	step(2, func(c, x, a, _ reg.VecPhysical) { VMULPS(c, x, a) })
+	step(-1, func(_, _, a, _ reg.VecPhysical) {
+		if w == avx512 {
+			VRNDSCALEPS(U8(8), a, a)
+		} else {
+			VROUNDPS(U8(8), a, a)
+		}
+	})
+	step(3, func(c, x, a, _ reg.VecPhysical) { VFNMADD231PS(c, a, x) })
+	step(4, func(c, x, a, _ reg.VecPhysical) { VFNMADD231PS(c, a, x) })
+	step(6, func(c, _, _, b reg.VecPhysical) { VMOVAPS(c, b) })
 	for i := 7; i < 12; i++ {
-		VFMADD213PS(e.constant(w, i, tmp), v(x), v(b))
+		step(i, func(c, x, _, b reg.VecPhysical) { VFMADD213PS(c, x, b) })
 	}
-	VMULPS(v(x), v(b), v(b))
-	VFMADD213PS(v(x), v(x), v(b))
-	VADDPS(e.constant(w, 5, tmp), v(b), v(x))
+	step(-1, func(_, x, _, b reg.VecPhysical) { VMULPS(x, b, b) })
+	step(-1, func(_, x, _, b reg.VecPhysical) { VFMADD213PS(x, x, b) })
+	step(5, func(c, x, _, b reg.VecPhysical) { VADDPS(c, b, x) })
 	if w == avx512 {
-		VSCALEFPS(v(a), v(x), v(x))
+		step(-1, func(_, x, a, _ reg.VecPhysical) { VSCALEFPS(a, x, x) })
 		return
 	}
 	// In two steps, for 2^n may be too large or too small for one.
-	VCVTPS2DQ(v(a), v(a))
-	VPSRAD(U8(1), v(a), v(b))
-	VPSUBD(v(b), v(a), v(a))
+	step(-1, func(_, _, a, _ reg.VecPhysical) { VCVTPS2DQ(a, a) })
+	step(-1, func(_, _, a, b reg.VecPhysical) { VPSRAD(U8(1), a, b) })
+	step(-1, func(_, _, a, b reg.VecPhysical) { VPSUBD(b, a, a) })
 	VPBROADCASTD(e.bias, v(tmp))
-	for _, n := range []int{a, b} {
-		VPADDD(v(tmp), v(n), v(n))
-		VPSLLD(U8(23), v(n), v(n))
-		VMULPS(v(n), v(x), v(x))
+	for _, second := range []bool{false, true} {
+		step(-1, func(_, x, a, b reg.VecPhysical) {
+			n := a
+			if second {
+				n = b
+			}
+			VPADDD(v(tmp), n, n)
+			VPSLLD(U8(23), n, n)
+			VMULPS(n, x, x)
+		})
 	}
 }
 
@@ -344,6 +370,22 @@ func (e *exponential) sigmoidTimes(w width, x, y, a, b, tmp int) {
 	VDIVPS(w.v(y), w.v(x), w.v(x))
 }
 
+// eachFour is each with four vectors at a time as long as there are as many:
+// body gets how many.
+func eachFour(w width, n reg.GPVirtual, pointers []reg.GPVirtual, body func(vectors int)) {
+	Label("four")
+	SUBQ(U32(uint32(w)), n)
+	JL(LabelRef("less"))
+	body(4)
+	for _, p := range pointers {
+		ADDQ(U32(4*uint32(w)), p)
+	}
+	JMP(LabelRef("four"))
+	Label("less")
+	ADDQ(U32(uint32(w)), n)
+	each(w, n, pointers, func() { body(1) })
+}
+
 func siluMul(w width, e *exponential) {
 	text("siluMul"+w.suffix(), "func(out, gate, up *float32, n int)",
 		"siluMul"+w.suffix()+" computes out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n being a multiple of the vector",
@@ -352,12 +394,33 @@ func siluMul(w width, e *exponential) {
 	v := w.v
 	e.setup(w)
 	zero(v(7))
-	each(w, n, []reg.GPVirtual{out, gate, up}, func() {
-		VMOVUPS(ptr(gate, 0), v(4))
-		VSUBPS(v(4), v(7), v(0))
-		e.sigmoidTimes(w, 4, 0, 1, 2, 3)
-		VMULPS(ptr(up, 0), v(4), v(4))
-		VMOVUPS(v(4), ptr(out, 0))
+	pointers := []reg.GPVirtual{out, gate, up}
+	if w == avx2 {
+		each(w, n, pointers, func() {
+			VMOVUPS(ptr(gate, 0), v(4))
+			VSUBPS(v(4), v(7), v(0))
+			e.sigmoidTimes(w, 4, 0, 1, 2, 3)
+			VMULPS(ptr(up, 0), v(4), v(4))
+			VMOVUPS(v(4), ptr(out, 0))
+		})
+		ret()
+		return
+	}
+	eachFour(w, n, pointers, func(vectors int) {
+		sets := [][3]int{{0, 1, 2}, {3, 4, 5}, {8, 9, 10}, {11, 12, 13}}[:vectors]
+		for i, s := range sets {
+			VSUBPS(ptr(gate, i*int(w)), v(7), v(s[0]))
+		}
+		e.applyAll(w, 0, sets...)
+		for i, s := range sets {
+			VADDPS(e.constant(w, 5, 0), v(s[0]), v(s[0]))
+			VMOVUPS(ptr(gate, i*int(w)), v(s[1]))
+			VDIVPS(v(s[0]), v(s[1]), v(s[1]))
+		}
+		for i, s := range sets {
+			VMULPS(ptr(up, i*int(w)), v(s[1]), v(s[1]))
+			VMOVUPS(v(s[1]), ptr(out, i*int(w)))
+		}
 	})
 	ret()
 }

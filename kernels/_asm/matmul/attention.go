@@ -1,0 +1,346 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// The constants of ../../attention_int16.go.
+const (
+	sumBlock = 64
+	maxValue = 2000
+	lowest   = -1e30
+	least    = -100
+)
+
+func attention() {
+	largestAVX512()
+	toInt16AVX512()
+	zip16AVX512()
+	scores16VNNI()
+	sums16VNNI()
+}
+
+func largestAVX512() {
+	text("largestAVX512", "func(x *float32, n int) float32",
+		"largestAVX512 returns the largest magnitude of 16*n elements, n > 0, NaN if there is one.")
+	x, n := load("x"), load("n")
+	VPBROADCASTD(NewDataAddr(Symbol{Name: "absMask", Static: true}, 0), reg.Z2)
+	zero(reg.Y0)
+	Label("loop")
+	VPANDD(ptr(x, 0), reg.Z2, reg.Z1)
+	VPMAXUD(reg.Z1, reg.Z0, reg.Z0)
+	ADDQ(U32(64), x)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	VEXTRACTI64X4(U8(1), reg.Z0, reg.Y1)
+	VPMAXUD(reg.Y1, reg.Y0, reg.Y0)
+	VEXTRACTI128(U8(1), reg.Y0, reg.X1)
+	VPMAXUD(reg.X1, reg.X0, reg.X0)
+	VPSHUFD(U8(0x0e), reg.X0, reg.X1)
+	VPMAXUD(reg.X1, reg.X0, reg.X0)
+	VPSHUFD(U8(0x01), reg.X0, reg.X1)
+	VPMAXUD(reg.X1, reg.X0, reg.X0)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
+}
+
+func toInt16AVX512() {
+	text("toInt16AVX512", "func(dst *byte, x *float32, n int, scale float32)",
+		"toInt16AVX512 rounds 16*n products x*scale, n > 0, to 16-bit integers.")
+	dst, x, n := load("dst"), load("x"), load("n")
+	s := XMM()
+	Load(Param("scale"), s)
+	VBROADCASTSS(s, reg.Z1)
+	Label("loop")
+	VMULPS(ptr(x, 0), reg.Z1, reg.Z0)
+	VCVTPS2DQ(reg.Z0, reg.Z0)
+	VPMOVSDW(reg.Z0, ptr(dst, 0))
+	ADDQ(U32(64), x)
+	ADDQ(U32(32), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+}
+
+func zip16AVX512() {
+	text("zip16AVX512", "func(dst, a, b *byte, n int)",
+		"zip16AVX512 puts 16*n elements of 16 bits of a and b, n > 0, side by side.")
+	dst, a, b, n := load("dst"), load("a"), load("b"), load("n")
+	Label("loop")
+	VPMOVZXWD(ptr(a, 0), reg.Z0)
+	VPMOVZXWD(ptr(b, 0), reg.Z1)
+	VPSLLD(U8(16), reg.Z1, reg.Z1)
+	VPORD(reg.Z1, reg.Z0, reg.Z0)
+	VMOVDQU32(reg.Z0, ptr(dst, 0))
+	ADDQ(U32(32), a)
+	ADDQ(U32(32), b)
+	ADDQ(U32(64), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	ret()
+}
+
+// pairs16 multiplies pairs of 16-bit integers, 8 rows by 32 lanes: at(r, k) is
+// where row r's pair k from the present one stands, next moves on by unroll
+// pairs. The sums are in registers 0 to 15.
+func pairs16(b, depth reg.GPVirtual, unroll int, at func(r, k int) Mem, next func(pairs int)) {
+	for i := range 16 {
+		clearZ(zmm[i])
+	}
+	step := func(k int) {
+		b0, b1 := zmm[16+k%2*2], zmm[17+k%2*2]
+		VMOVDQU32(ptr(b, k*128), b0)
+		VMOVDQU32(ptr(b, k*128+64), b1)
+		for r := range 8 {
+			w := zmm[20+r]
+			VPBROADCASTD(at(r, k), w)
+			VPDPWSSD(b0, w, zmm[2*r])
+			VPDPWSSD(b1, w, zmm[2*r+1])
+		}
+	}
+	turns := GP64()
+	MOVQ(depth, turns)
+	SHRQ(U8(map[int]uint8{2: 1, 4: 2}[unroll]), turns)
+	JZ(LabelRef("rest"))
+	Label("loop")
+	for k := range unroll {
+		step(k)
+	}
+	next(unroll)
+	ADDQ(U32(uint32(128*unroll)), b)
+	DECQ(turns)
+	JNZ(LabelRef("loop"))
+	Label("rest")
+	ANDQ(U32(uint32(unroll-1)), depth)
+	JZ(LabelRef("done"))
+	Label("one")
+	step(0)
+	next(1)
+	ADDQ(U32(128), b)
+	DECQ(depth)
+	JNZ(LabelRef("one"))
+	Label("done")
+}
+
+func scores16VNNI() {
+	text("scores16VNNI", "func(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale, lane *float32, tiles int)",
+		"scores16VNNI is scores16Go, for 8*tiles rows; tiles is not 0.")
+	c, next, stride, scale, tiles := load("c"), load("keys"), load("stride"), load("scale"), load("tiles")
+	keys := GP64()
+	Label("tile")
+	MOVQ(next, keys)
+	LEAQ(Mem{Base: next, Index: stride, Scale: 8}, next)
+	queries, depth := load("queries"), load("depth")
+	base, advance := rowBases(keys, stride, 8)
+	four := GP64()
+	MOVQ(U32(4), four)
+	sixteen := GP64()
+	MOVQ(U32(16), sixteen)
+	pairs16(queries, depth, 4, func(r, k int) Mem {
+		m := base(r)
+		m.Disp = 4 * k
+		return m
+	}, func(pairs int) {
+		if pairs == 1 {
+			advance(four)
+		} else {
+			advance(sixteen)
+		}
+	})
+	lane := load("lane")
+	VMOVUPS(ptr(lane, 0), zmm[16])
+	VMOVUPS(ptr(lane, 64), zmm[17])
+	for r := range 8 {
+		for t := range 2 {
+			VCVTDQ2PS(zmm[2*r+t], zmm[2*r+t])
+			VMULPS_BCST(ptr(scale, 4*r), zmm[16+t], zmm[18+t])
+			VMULPS(zmm[18+t], zmm[2*r+t], zmm[2*r+t])
+			VMOVUPS(zmm[2*r+t], ptr(c, r*128+t*64))
+		}
+	}
+	ADDQ(U32(8*4*lanes), c)
+	ADDQ(U32(8*4), scale)
+	DECQ(tiles)
+	JNZ(LabelRef("tile"))
+	ret()
+}
+
+func sums16VNNI() {
+	text("sums16VNNI", "func(c *float32, values *byte, stride uintptr, weights *byte, depth int, lane *float32, tiles int)",
+		"sums16VNNI is sums16Go, for 8*tiles rows; tiles is not 0.")
+	c, next, stride, tiles := load("c"), load("values"), load("stride"), load("tiles")
+	values := GP64()
+	Label("tile")
+	MOVQ(next, values)
+	ADDQ(U32(8*4), next)
+	weights, depth := load("weights"), load("depth")
+	pairs16(weights, depth, 2, func(r, k int) Mem {
+		m := Mem{Base: values, Disp: 4 * r}
+		if k == 1 {
+			m.Index, m.Scale = stride, 1
+		}
+		return m
+	}, func(pairs int) {
+		for range pairs {
+			ADDQ(stride, values)
+		}
+	})
+	lane := load("lane")
+	VMOVUPS(ptr(lane, 0), zmm[16])
+	VMOVUPS(ptr(lane, 64), zmm[17])
+	for r := range 8 {
+		for t := range 2 {
+			VCVTDQ2PS(zmm[2*r+t], zmm[2*r+t])
+			VFMADD213PS(ptr(c, r*128+t*64), zmm[16+t], zmm[2*r+t])
+			VMOVUPS(zmm[2*r+t], ptr(c, r*128+t*64))
+		}
+	}
+	ADDQ(U32(8*4*lanes), c)
+	DECQ(tiles)
+	JNZ(LabelRef("tile"))
+	ret()
+}
+
+// softmax16 has an exponential of its own, 2^x with a polynomial of degree 4
+// (relative error 4e-6) for what floor leaves: weights have 14 bits.
+func softmax16(e *exponential) {
+	text("softmax16AVX512", "func(weights *byte, scores *float32, rows int, logs, inverse, blocks, sink *float32)",
+		"softmax16AVX512 is softmax16Go; rows is even and not 0.")
+	weights, scores, rows := load("weights"), load("scores"), load("rows")
+	logs, inverse, blocks, sink := load("logs"), load("inverse"), load("blocks"), load("sink")
+	low, toWeight := f32("lowest", lowest), f32("weightBits", -14)
+	maxV := f32("maxValue", maxValue)
+	log2e, floor := zmm[20], zmm[21]
+	VBROADCASTSS(e.log2e, log2e)
+	VBROADCASTSS(f32("least", least), floor)
+	poly := zmm[22:27]
+	for i, c := range []float32{0.0136703095, 0.0517449978, 0.241604357, 0.692972922, 1.00000349} {
+		VBROADCASTSS(f32([]string{"pow4", "pow3", "pow2", "pow1", "pow0"}[i], c), poly[i])
+	}
+	// pow2 replaces each register x by 2^x, step by step side by side; register
+	// x+4 and x+8 are scratch.
+	pow2 := func(x ...int) {
+		for _, x := range x {
+			VMAXPS(zmm[x], floor, zmm[x])
+		}
+		for _, x := range x {
+			VREDUCEPS(U8(9), zmm[x], zmm[x+4]) // less its floor
+		}
+		for i, c := range poly {
+			for _, x := range x {
+				if i == 0 {
+					VMOVAPS(c, zmm[x+8])
+				} else {
+					VFMADD213PS(c, zmm[x+4], zmm[x+8])
+				}
+			}
+		}
+		for _, x := range x {
+			VSCALEFPS(zmm[x], zmm[x+8], zmm[x])
+		}
+	}
+	half := func(first int) [2]reg.VecPhysical { return [2]reg.VecPhysical{zmm[first], zmm[first+1]} }
+	top, most, sum, part := half(12), half(14), half(16), half(18)
+
+	block, left, n, p, q := GP64(), GP64(), GP64(), GP64(), GP64()
+	eachBlock := func(name string, body func()) {
+		MOVQ(blocks, block)
+		MOVQ(rows, left)
+		Label(name)
+		MOVQ(U32(sumBlock), n)
+		CMPQ(left, n)
+		CMOVQLT(left, n)
+		SUBQ(n, left)
+		body()
+		ADDQ(U32(4*lanes), block)
+		TESTQ(left, left)
+		JNZ(LabelRef(name))
+	}
+
+	MOVQ(scores, p)
+	MOVQ(logs, q)
+	for h := range 2 {
+		VMULPS(ptr(sink, 64*h), log2e, top[h])
+		VMOVAPS(top[h], sum[h])
+	}
+	eachBlock("tops", func() {
+		for h := range 2 {
+			VBROADCASTSS(low, most[h])
+		}
+		Label("top")
+		VBROADCASTSS(ptr(q, 0), zmm[2])
+		for h := range 2 {
+			VMOVUPS(ptr(p, 64*h), zmm[h])
+			VFMADD213PS(zmm[2], log2e, zmm[h])
+			VMAXPS(zmm[h], most[h], most[h])
+		}
+		ADDQ(U32(4*lanes), p)
+		ADDQ(U32(4), q)
+		DECQ(n)
+		JNZ(LabelRef("top"))
+		for h := range 2 {
+			VMOVUPS(most[h], ptr(block, 64*h))
+			VMAXPS(most[h], top[h], top[h])
+		}
+	})
+
+	for h := range 2 {
+		VSUBPS(top[h], sum[h], zmm[h])
+		VSUBPS_BCST(toWeight, zmm[h], zmm[h])
+	}
+	pow2(0, 1)
+	for h := range 2 {
+		VMOVAPS(zmm[h], sum[h])
+	}
+	eachBlock("blocks", func() {
+		for h := range 2 {
+			VMOVUPS(ptr(block, 64*h), most[h])
+			clearZ(part[h])
+			VADDPS_BCST(toWeight, most[h], zmm[28+h])
+		}
+		SHRQ(U8(1), n)
+		Label("rows")
+		for i := range 4 { // row i/2, half i%2
+			VMOVUPS(ptr(scores, 64*i), zmm[i])
+			VFMADD213PS_BCST(ptr(logs, 4*(i/2)), log2e, zmm[i])
+			VSUBPS(zmm[28+i%2], zmm[i], zmm[i])
+		}
+		pow2(0, 1, 2, 3)
+		for i := range 4 {
+			VFMADD231PS_BCST(ptr(inverse, 4*(i/2)), zmm[i], part[i%2])
+			VCVTPS2DQ(zmm[i], zmm[i])
+		}
+		for h := range 2 {
+			VPSLLD(U8(16), zmm[2+h], zmm[2+h])
+			VPORD(zmm[2+h], zmm[h], zmm[h])
+			VMOVDQU32(zmm[h], ptr(weights, 64*h))
+		}
+		ADDQ(U32(2*4*lanes), scores)
+		ADDQ(U32(4*lanes), weights)
+		ADDQ(U32(8), logs)
+		ADDQ(U32(8), inverse)
+		DECQ(n)
+		JNZ(LabelRef("rows"))
+		for h := range 2 {
+			VSUBPS(top[h], most[h], zmm[h])
+		}
+		pow2(0, 1)
+		for h := range 2 {
+			VMOVUPS(zmm[h], ptr(block, 64*h))
+			VFMADD231PS(zmm[h], part[h], sum[h])
+		}
+	})
+	for h := range 2 {
+		VMULPS_BCST(maxV, sum[h], sum[h])
+	}
+	eachBlock("scale", func() {
+		for h := range 2 {
+			VMOVUPS(ptr(block, 64*h), zmm[h])
+			VDIVPS(sum[h], zmm[h], zmm[h])
+			VMOVUPS(zmm[h], ptr(block, 64*h))
+		}
+	})
+	ret()
+}

@@ -1,0 +1,282 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// Attention in 16-bit integers, for batches in Int8 arithmetic. Queries and
+// keys are rounded with one scale per head's vector, to as many bits as sums
+// over a head have room for in 32, 12 or more; weights to 14 bits and values to
+// 11. The rounding is some ten times coarser than half precision's at worst, and
+// thirty times finer than that of the activations around it.
+//
+// A value's scale is moved to its weight: what is rounded is exp(score) * scale,
+// relative to the largest of a block of positions. A position that takes most
+// of the weight while its values are next to nothing, which is how models say
+// that nothing is to be seen, then does not take the others' precision.
+
+const (
+	sumBlock  = 64      // positions whose weighted values are summed in 32 bits
+	maxWeight = 1 << 14 // sumBlock * maxWeight * maxValue < 1<<31, with room for
+	maxValue  = 2000    // weights that rounding of exponents makes larger
+
+	// negligible is what magnitudes below are zero for 16 bits, and the least
+	// scale of a value.
+	negligible = 1e-20
+)
+
+// packedBytes is about how much memory the rounded keys and values of the heads
+// that are computed together may take; tests make it less.
+var packedBytes = 32 << 20
+
+// packedCache holds the keys and values of some heads in 16 bits.
+type packedCache struct {
+	heads  int // first of them, and
+	count  int // how many
+	first  int // first position
+	n      int // positions, those after the last zero
+	keys   []byte
+	values []byte // (count, n/2, dim, 2) int16; keys are (count, n, dim)
+	scales []float32
+	// For values of the largest magnitude a: log2(a) and 1/a, (count, n), as scales.
+	logs, inverse []float32
+}
+
+// suits16 tells whether a call is one for 16-bit integers: rounding keys and
+// values must pay.
+func (a *attention) suits16() bool {
+	return has16() && a.n*a.s.Heads/a.s.KVHeads >= 4*lanes && a.s.HeadDim%16 == 0
+}
+
+// attention16 computes ws.att in 16-bit integers.
+func (ws *Workspace) attention16(p *Pool) {
+	a, c := &ws.att, &ws.packed
+	s := &a.s
+	c.first = 0
+	if s.Window > 0 {
+		c.first = max(0, a.pos-s.Window+1) &^ 1
+	}
+	// Tiles may end after the last position.
+	c.n = (a.pos + a.n - c.first + tile + sumBlock - 1) / sumBlock * sumBlock
+	count := min(max(packedBytes/(4*c.n*s.HeadDim), 1), s.KVHeads)
+	c.keys, c.values = grow(c.keys, 2*count*c.n*s.HeadDim), grow(c.values, 2*count*c.n*s.HeadDim)
+	c.scales, c.logs, c.inverse = grow(c.scales, count*c.n), grow(c.logs, count*c.n), grow(c.inverse, count*c.n)
+	blocks := (a.n*s.Heads/s.KVHeads + lanes - 1) / lanes
+	for c.heads = 0; c.heads < s.KVHeads; c.heads += count {
+		c.count = min(count, s.KVHeads-c.heads)
+		p.Run(c.count*c.n/sumBlock, ws.pack16)
+		p.Run(c.count*blocks, ws.attend16)
+	}
+}
+
+// packItem16 rounds the keys and values of a head for a block of positions.
+func (ws *Workspace) packItem16(worker, item int) {
+	a, c, w := &ws.att, &ws.packed, &ws.workers[worker]
+	dim, width := a.s.HeadDim, a.s.KVHeads*a.s.HeadDim
+	head, block := item%c.count, item/c.count
+	at := head*c.n + block*sumBlock
+	first := c.first + block*sumBlock
+	n := min(max(a.pos+a.n-first, 0), sumBlock)
+
+	keys := c.keys[2*at*dim:][:2*sumBlock*dim]
+	scales := c.scales[at:][:sumBlock]
+	clear(keys[2*n*dim:])
+	clear(scales[n:])
+	limit := int16Limit(dim)
+	for i := range n {
+		row := a.k.row(w, (first+i)*width+(c.heads+head)*dim, dim)
+		scales[i] = roundInt16(keys[2*i*dim:][:2*dim], row, limit) / float32(limit)
+	}
+
+	values := c.values[2*at*dim:][:2*sumBlock*dim]
+	logs, inverse := c.logs[at:][:sumBlock], c.inverse[at:][:sumBlock]
+	w.bytes = grow(w.bytes, 4*dim)
+	for i := range sumBlock {
+		own := w.bytes[i%2*2*dim:][:2*dim]
+		logs[i], inverse[i] = 0, 1
+		if i >= n {
+			clear(own)
+		} else {
+			row := a.v.row(w, (first+i)*width+(c.heads+head)*dim, dim)
+			top := max(roundInt16(own, row, maxValue), negligible)
+			inverse[i] = 1 / top
+			if top == top { // NaN comes through the sum of weights
+				logs[i] = float32(math.Log2(float64(top)))
+			}
+		}
+		if i%2 == 1 {
+			zip16(values[i/2*4*dim:][:4*dim], w.bytes[:2*dim], own)
+		}
+	}
+}
+
+// int16Limit returns the largest integer of which the squares' sum over dim
+// elements stays below 1<<31.
+func int16Limit(dim int) int {
+	return min(int(math.Sqrt((1<<31-1)/float64(dim))), math.MaxInt16)
+}
+
+// roundInt16 rounds x, whose length is a multiple of 16, to integers: x[i] ≈
+// dst[i] * top / limit. It returns top, the largest magnitude of x, 0 if that
+// is negligible and NaN if it is not finite; all of dst is 0 in these cases.
+func roundInt16(dst []byte, x []float32, limit int) float32 {
+	top := largest(x)
+	switch {
+	case top < negligible:
+		clear(dst)
+		return 0
+	case !(top <= math.MaxFloat32):
+		clear(dst)
+		return float32(math.NaN())
+	}
+	toInt16(dst, x, float32(limit)/top)
+	return top
+}
+
+// largestGo returns the largest magnitude of x, NaN if there is one.
+func largestGo(x []float32) float32 {
+	var top uint32
+	for _, v := range x {
+		top = max(top, math.Float32bits(v)&^(1<<31)) // NaN is above infinity
+	}
+	return math.Float32frombits(top)
+}
+
+// toInt16Go rounds x*scale to nearest even integers.
+func toInt16Go(dst []byte, x []float32, scale float32) {
+	for i, v := range x {
+		binary.LittleEndian.PutUint16(dst[2*i:], uint16(int16(math.RoundToEven(float64(v*scale)))))
+	}
+}
+
+// zip16Go puts the 16-bit elements of a and b side by side.
+func zip16Go(dst, a, b []byte) {
+	for i := 0; i < len(a); i += 2 {
+		copy(dst[2*i:], a[i:i+2])
+		copy(dst[2*i+2:], b[i:i+2])
+	}
+}
+
+// attendItem16 is attendItem in 16-bit integers.
+func (ws *Workspace) attendItem16(worker, item int) {
+	a, c, w := &ws.att, &ws.packed, &ws.workers[worker]
+	dim := a.s.HeadDim
+	head := item % c.count
+	b := &w.queries
+	b.set(a, c.heads+head, item/c.count)
+	from := (b.lo - c.first) &^ 1 // pairs of values begin with even positions
+	b.lo = c.first + from
+	b.rows = (b.highest + 1 - b.lo + tile - 1) / tile * tile
+	at := head*c.n + from // of positions
+
+	w.query = grow(w.query, lanes*dim)
+	w.bytes = grow(w.bytes, 2*lanes*dim)
+	w.panelI = grow(w.panelI, 2*lanes*dim)
+	w.scores = grow(w.scores, b.rows*lanes)
+	w.weights = grow(w.weights, 2*b.rows*lanes)
+	w.c = grow(w.c, dim*lanes)
+	w.blocks = grow(w.blocks, (b.rows+sumBlock-1)/sumBlock*lanes)
+
+	var scale [lanes]float32
+	limit := int16Limit(dim)
+	for l := range b.m {
+		q := b.lane[l].at
+		scale[l] = a.s.Scale * roundInt16(w.bytes[2*l*dim:][:2*dim], a.q[q:q+dim], limit) / float32(limit)
+	}
+	clear(w.bytes[2*b.m*dim:])
+	for d := 0; d < dim; d += 16 {
+		interleave(w.panelI[2*d*lanes:], w.bytes[2*d:], 2*dim)
+	}
+	scores16(w.scores, c.keys[2*at*dim:], w.panelI, dim/2, c.scales[at:], &scale)
+	b.adjust(w.scores)
+	sink := b.sinks()
+	softmax16(w.weights, w.scores, c.logs[at:], c.inverse[at:], w.blocks, &sink)
+
+	clear(w.c)
+	for p := 0; p < b.rows; p += sumBlock {
+		n := min(sumBlock, b.rows-p) / 2
+		sums16(w.c, c.values[2*(at+p)*dim:], w.weights[2*p*lanes:], n, w.blocks[p/sumBlock*lanes:])
+	}
+	transposeOut(w.query, dim, w.c, dim, lanes)
+	for l := range b.m {
+		at := b.lane[l].at
+		copy(a.out[at:at+dim], w.query[l*dim:])
+	}
+}
+
+// scores16Go computes c, (rows, lanes), from keys, (rows, depth, 2), and
+// queries, (depth, lanes, 2): c[r][l] = scale[r] * lane[l] * the sum of their
+// products. The number of rows is a multiple of tile.
+func scores16Go(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32) {
+	for r := range len(c) / lanes {
+		for l := range lanes {
+			var sum int32
+			for k := range depth {
+				sum += dotPair(keys[4*(r*depth+k):], queries[4*(k*lanes+l):])
+			}
+			c[r*lanes+l] = float32(sum) * (scale[r] * lane[l])
+		}
+	}
+}
+
+// sums16Go adds to c, (rows, lanes), from values, (depth, rows, 2), and weights,
+// (depth, lanes, 2): c[r][l] += lane[l] * the sum of their products. The number
+// of rows is a multiple of tile.
+func sums16Go(c []float32, values, weights []byte, depth int, lane []float32) {
+	rows := len(c) / lanes
+	for r := range rows {
+		for l := range lanes {
+			var sum int32
+			for k := range depth {
+				sum += dotPair(values[4*(k*rows+r):], weights[4*(k*lanes+l):])
+			}
+			c[r*lanes+l] += float32(sum) * lane[l]
+		}
+	}
+}
+
+func dotPair(a, b []byte) int32 {
+	x, y := binary.LittleEndian.Uint32(a), binary.LittleEndian.Uint32(b)
+	return int32(int16(x))*int32(int16(y)) + int32(int16(x>>16))*int32(int16(y>>16))
+}
+
+// softmax16Go makes weights, (rows/2, lanes, 2), of scores, (rows, lanes), rows
+// being even: those of block b of sumBlock rows are exp(score) * 2^(logs - m) *
+// maxWeight, m being such that the lane's largest in the block is maxWeight.
+// blocks[b] is what sums of weights times values in units of maxValue are to be
+// multiplied with: 2^m / (the sum of exp(score), sink included) and factors.
+func softmax16Go(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
+	const log2e = float32(math.Log2E)
+	pow2 := func(x float32) float32 { return float32(math.Exp2(float64(max(x, -100)))) }
+	rows := len(scores) / lanes
+	for l := range lanes {
+		top := sink[l] * log2e
+		for p := 0; p < rows; p += sumBlock {
+			most := float32(lowest)
+			for i := p; i < min(p+sumBlock, rows); i++ {
+				most = max(most, float32(scores[i*lanes+l]*log2e)+logs[i])
+			}
+			blocks[p/sumBlock*lanes+l] = most
+			top = max(top, most)
+		}
+		sum := maxWeight * pow2(float32(sink[l]*log2e)-top)
+		for p := 0; p < rows; p += sumBlock {
+			block := &blocks[p/sumBlock*lanes+l]
+			var part float32
+			for i := p; i < min(p+sumBlock, rows); i++ {
+				e := maxWeight * pow2(float32(scores[i*lanes+l]*log2e)+logs[i]-*block)
+				part += e * inverse[i]
+				binary.LittleEndian.PutUint16(weights[4*(i/2*lanes+l)+2*(i%2):], uint16(int16(math.RoundToEven(float64(e)))))
+			}
+			*block = pow2(*block - top)
+			sum += *block * part
+		}
+		for p := 0; p < rows; p += sumBlock {
+			blocks[p/sumBlock*lanes+l] /= sum * maxValue
+		}
+	}
+}
+
+// lowest stands for the largest exponent where all scores are -Inf.
+const lowest = -1e30

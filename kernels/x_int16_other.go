@@ -1,0 +1,25 @@
+//go:build !amd64 || purego
+
+package kernels
+
+// has16 tells whether attention is faster in 16-bit integers. NEON multiplies
+// as many of them at a time as of float32.
+func has16() bool { return false }
+
+func largest(x []float32) float32 { return largestGo(x) }
+
+func toInt16(dst []byte, x []float32, scale float32) { toInt16Go(dst, x, scale) }
+
+func zip16(dst, a, b []byte) { zip16Go(dst, a, b) }
+
+func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32) {
+	scores16Go(c, keys, queries, depth, scale, lane)
+}
+
+func sums16(c []float32, values, weights []byte, depth int, lane []float32) {
+	sums16Go(c, values, weights, depth, lane)
+}
+
+func softmax16(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
+	softmax16Go(weights, scores, logs, inverse, blocks, sink)
+}
