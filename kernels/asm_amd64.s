@@ -11974,6 +11974,64 @@ done:
 	VZEROUPPER
 	RET
 
+DATA sixMask<>+0(SB)/4, $0x3f3f3f3f
+DATA sixMask<>+4(SB)/4, $0x30303030
+DATA sixMask<>+8(SB)/4, $0x3f3f3f3f
+DATA sixMask<>+12(SB)/4, $0x30303030
+GLOBL sixMask<>(SB), RODATA|NOPTR, $16
+
+DATA sixShift<>+0(SB)/4, $0x00000000
+DATA sixShift<>+4(SB)/4, $0x00000002
+DATA sixShift<>+8(SB)/4, $0x00000000
+DATA sixShift<>+12(SB)/4, $0x00000002
+GLOBL sixShift<>(SB), RODATA|NOPTR, $16
+
+DATA fourMask<>+0(SB)/4, $0x00000000
+DATA fourMask<>+4(SB)/4, $0x0f0f0f0f
+DATA fourMask<>+8(SB)/4, $0x00000000
+DATA fourMask<>+12(SB)/4, $0x0f0f0f0f
+GLOBL fourMask<>(SB), RODATA|NOPTR, $16
+
+DATA fourShift<>+0(SB)/4, $0x00000000
+DATA fourShift<>+4(SB)/4, $0x00000000
+DATA fourShift<>+8(SB)/4, $0x00000000
+DATA fourShift<>+12(SB)/4, $0x00000004
+GLOBL fourShift<>(SB), RODATA|NOPTR, $16
+
+DATA twoHalves<>+0(SB)/1, $0x00
+DATA twoHalves<>+1(SB)/1, $0x01
+DATA twoHalves<>+2(SB)/1, $0x00
+DATA twoHalves<>+3(SB)/1, $0x01
+DATA twoHalves<>+4(SB)/1, $0x00
+DATA twoHalves<>+5(SB)/1, $0x01
+DATA twoHalves<>+6(SB)/1, $0x00
+DATA twoHalves<>+7(SB)/1, $0x01
+DATA twoHalves<>+8(SB)/1, $0x00
+DATA twoHalves<>+9(SB)/1, $0x01
+DATA twoHalves<>+10(SB)/1, $0x00
+DATA twoHalves<>+11(SB)/1, $0x01
+DATA twoHalves<>+12(SB)/1, $0x00
+DATA twoHalves<>+13(SB)/1, $0x01
+DATA twoHalves<>+14(SB)/1, $0x00
+DATA twoHalves<>+15(SB)/1, $0x01
+DATA twoHalves<>+16(SB)/1, $0x02
+DATA twoHalves<>+17(SB)/1, $0x03
+DATA twoHalves<>+18(SB)/1, $0x02
+DATA twoHalves<>+19(SB)/1, $0x03
+DATA twoHalves<>+20(SB)/1, $0x02
+DATA twoHalves<>+21(SB)/1, $0x03
+DATA twoHalves<>+22(SB)/1, $0x02
+DATA twoHalves<>+23(SB)/1, $0x03
+DATA twoHalves<>+24(SB)/1, $0x02
+DATA twoHalves<>+25(SB)/1, $0x03
+DATA twoHalves<>+26(SB)/1, $0x02
+DATA twoHalves<>+27(SB)/1, $0x03
+DATA twoHalves<>+28(SB)/1, $0x02
+DATA twoHalves<>+29(SB)/1, $0x03
+DATA twoHalves<>+30(SB)/1, $0x02
+DATA twoHalves<>+31(SB)/1, $0x03
+GLOBL twoHalves<>(SB), RODATA|NOPTR, $32
+
 DATA everyOtherGroup<>+0(SB)/4, $0x00000000
 DATA everyOtherGroup<>+4(SB)/4, $0x00000000
 DATA everyOtherGroup<>+8(SB)/4, $0x00000000
@@ -11993,7 +12051,7 @@ DATA everyOtherGroup<>+60(SB)/4, $0x00000002
 GLOBL everyOtherGroup<>(SB), RODATA|NOPTR, $64
 
 // func rowsQ4KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-80
 	MOVQ         src+24(FP), CX
 	MOVQ         srcStep+32(FP), AX
@@ -12014,6 +12072,13 @@ TEXT ·rowsQ4KVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
+	VMOVDQU      sixMask<>+0(SB), X12
+	VMOVDQU      sixShift<>+0(SB), X13
+	VMOVDQU      fourMask<>+0(SB), X14
+	VMOVDQU      fourShift<>+0(SB), X15
+	VMOVDQU      twoHalves<>+0(SB), Y5
+	MOVL         $0x0000ff00, AX
+	KMOVW        AX, K3
 	CMPQ         rows+16(FP), $0x00000000
 	JZ           done
 
@@ -12028,51 +12093,28 @@ row:
 	MOVQ   blocks+72(FP), R8
 
 block:
+	VMOVUPS       (DI), Y4
+	VINSERTF32X8  $0x01, (R9), Z4, Z4
 	PREFETCHT0    768(CX)
 	PREFETCHT1    1536(CX)
 	PREFETCHT0    832(CX)
 	PREFETCHT1    1600(CX)
 	PREFETCHT0    896(CX)
 	PREFETCHT1    1664(CX)
-	VMOVD         (CX), X2
-	VCVTPH2PS     X2, X2
-	VPSHUFD       $0x01, X2, X3
-	VBROADCASTSS  X2, Y2
-	VBROADCASTSS  X3, Y3
-	VPBROADCASTD  signBit<>+0(SB), Y4
-	VXORPS        Y4, Y3, Y3
-	MOVL          4(CX), R10
-	MOVL          8(CX), R11
-	MOVL          12(CX), R12
-	MOVL          R12, R13
-	ANDL          $0x0f0f0f0f, R13
-	MOVL          R10, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R13
-	SHRL          $0x04, R12
-	ANDL          $0x0f0f0f0f, R12
-	MOVL          R11, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R12
-	ANDL          $0x3f3f3f3f, R10
-	VMOVD         R10, X0
-	VPINSRD       $0x01, R13, X0, X0
-	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X1
-	VPINSRD       $0x01, R12, X1, X1
-	VPMOVZXBD     X1, Y1
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DI), Y0, Y0
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y3, Y1, Y1
-	VMULPS        (R9), Y1, Y1
-	VADDPS        Z1, Z16, Z16
+	VPSHUFD       $0xa5, (CX), X0
+	VPSRLVD       X13, X0, X0
+	VPAND         X12, X0, X0
+	VPBROADCASTD  12(CX), X1
+	VPSRLVD       X15, X1, X1
+	VPTERNLOGD    $0xf8, X14, X1, X0
+	VPMOVZXBD     X0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VPBROADCASTD  (CX), Y1
+	VPSHUFB       Y5, Y1, Y1
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z4, Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VSUBPS        Z0, Z16, K3, Z16
 	VMOVDQU64     16(CX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -12110,45 +12152,20 @@ block:
 	PREFETCHT1    1600(DX)
 	PREFETCHT0    896(DX)
 	PREFETCHT1    1664(DX)
-	VMOVD         (DX), X2
-	VCVTPH2PS     X2, X2
-	VPSHUFD       $0x01, X2, X3
-	VBROADCASTSS  X2, Y2
-	VBROADCASTSS  X3, Y3
-	VPBROADCASTD  signBit<>+0(SB), Y4
-	VXORPS        Y4, Y3, Y3
-	MOVL          4(DX), R10
-	MOVL          8(DX), R11
-	MOVL          12(DX), R12
-	MOVL          R12, R13
-	ANDL          $0x0f0f0f0f, R13
-	MOVL          R10, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R13
-	SHRL          $0x04, R12
-	ANDL          $0x0f0f0f0f, R12
-	MOVL          R11, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R12
-	ANDL          $0x3f3f3f3f, R10
-	VMOVD         R10, X0
-	VPINSRD       $0x01, R13, X0, X0
-	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X1
-	VPINSRD       $0x01, R12, X1, X1
-	VPMOVZXBD     X1, Y1
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DI), Y0, Y0
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y3, Y1, Y1
-	VMULPS        (R9), Y1, Y1
-	VADDPS        Z1, Z17, Z17
+	VPSHUFD       $0xa5, (DX), X0
+	VPSRLVD       X13, X0, X0
+	VPAND         X12, X0, X0
+	VPBROADCASTD  12(DX), X1
+	VPSRLVD       X15, X1, X1
+	VPTERNLOGD    $0xf8, X14, X1, X0
+	VPMOVZXBD     X0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VPBROADCASTD  (DX), Y1
+	VPSHUFB       Y5, Y1, Y1
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z4, Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VSUBPS        Z0, Z17, K3, Z17
 	VMOVDQU64     16(DX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -12186,45 +12203,20 @@ block:
 	PREFETCHT1    1600(BX)
 	PREFETCHT0    896(BX)
 	PREFETCHT1    1664(BX)
-	VMOVD         (BX), X2
-	VCVTPH2PS     X2, X2
-	VPSHUFD       $0x01, X2, X3
-	VBROADCASTSS  X2, Y2
-	VBROADCASTSS  X3, Y3
-	VPBROADCASTD  signBit<>+0(SB), Y4
-	VXORPS        Y4, Y3, Y3
-	MOVL          4(BX), R10
-	MOVL          8(BX), R11
-	MOVL          12(BX), R12
-	MOVL          R12, R13
-	ANDL          $0x0f0f0f0f, R13
-	MOVL          R10, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R13
-	SHRL          $0x04, R12
-	ANDL          $0x0f0f0f0f, R12
-	MOVL          R11, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R12
-	ANDL          $0x3f3f3f3f, R10
-	VMOVD         R10, X0
-	VPINSRD       $0x01, R13, X0, X0
-	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X1
-	VPINSRD       $0x01, R12, X1, X1
-	VPMOVZXBD     X1, Y1
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DI), Y0, Y0
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y3, Y1, Y1
-	VMULPS        (R9), Y1, Y1
-	VADDPS        Z1, Z18, Z18
+	VPSHUFD       $0xa5, (BX), X0
+	VPSRLVD       X13, X0, X0
+	VPAND         X12, X0, X0
+	VPBROADCASTD  12(BX), X1
+	VPSRLVD       X15, X1, X1
+	VPTERNLOGD    $0xf8, X14, X1, X0
+	VPMOVZXBD     X0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VPBROADCASTD  (BX), Y1
+	VPSHUFB       Y5, Y1, Y1
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z4, Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VSUBPS        Z0, Z18, K3, Z18
 	VMOVDQU64     16(BX), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -12262,45 +12254,20 @@ block:
 	PREFETCHT1    1600(SI)
 	PREFETCHT0    896(SI)
 	PREFETCHT1    1664(SI)
-	VMOVD         (SI), X2
-	VCVTPH2PS     X2, X2
-	VPSHUFD       $0x01, X2, X3
-	VBROADCASTSS  X2, Y2
-	VBROADCASTSS  X3, Y3
-	VPBROADCASTD  signBit<>+0(SB), Y4
-	VXORPS        Y4, Y3, Y3
-	MOVL          4(SI), R10
-	MOVL          8(SI), R11
-	MOVL          12(SI), R12
-	MOVL          R12, R13
-	ANDL          $0x0f0f0f0f, R13
-	MOVL          R10, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R13
-	SHRL          $0x04, R12
-	ANDL          $0x0f0f0f0f, R12
-	MOVL          R11, R14
-	SHRL          $0x06, R14
-	ANDL          $0x03030303, R14
-	SHLL          $0x04, R14
-	ORL           R14, R12
-	ANDL          $0x3f3f3f3f, R10
-	VMOVD         R10, X0
-	VPINSRD       $0x01, R13, X0, X0
-	VPMOVZXBD     X0, Y0
-	ANDL          $0x3f3f3f3f, R11
-	VMOVD         R11, X1
-	VPINSRD       $0x01, R12, X1, X1
-	VPMOVZXBD     X1, Y1
-	VCVTDQ2PS     Y0, Y0
-	VMULPS        Y2, Y0, Y0
-	VMULPS        (DI), Y0, Y0
-	VCVTDQ2PS     Y1, Y1
-	VMULPS        Y3, Y1, Y1
-	VMULPS        (R9), Y1, Y1
-	VADDPS        Z1, Z19, Z19
+	VPSHUFD       $0xa5, (SI), X0
+	VPSRLVD       X13, X0, X0
+	VPAND         X12, X0, X0
+	VPBROADCASTD  12(SI), X1
+	VPSRLVD       X15, X1, X1
+	VPTERNLOGD    $0xf8, X14, X1, X0
+	VPMOVZXBD     X0, Z0
+	VCVTDQ2PS     Z0, Z0
+	VPBROADCASTD  (SI), Y1
+	VPSHUFB       Y5, Y1, Y1
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z4, Z1, Z1
+	VMULPS        Z1, Z0, Z0
+	VSUBPS        Z0, Z19, K3, Z19
 	VMOVDQU64     16(SI), Z8
 	VPANDD        Z31, Z8, Z6
 	VPSRLW        $0x04, Z8, Z8
@@ -12392,7 +12359,7 @@ done:
 	RET
 
 // func rowsQ5KVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, values *byte, neg *int32, scales *float32, sums *float32, blocks int)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, F16C, MMX+
+// Requires: AVX, AVX2, AVX512BW, AVX512DQ, AVX512F, AVX512VL, AVX512VNNI, MMX+
 TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-80
 	MOVQ         src+24(FP), CX
 	MOVQ         srcStep+32(FP), AX
@@ -12413,6 +12380,13 @@ TEXT ·rowsQ5KVNNI(SB), NOSPLIT, $0-80
 	VPBROADCASTD AX, Z23
 	VPADDD       Z20, Z23, Z23
 	VPBROADCASTQ low4<>+0(SB), Z31
+	VMOVDQU      sixMask<>+0(SB), X12
+	VMOVDQU      sixShift<>+0(SB), X13
+	VMOVDQU      fourMask<>+0(SB), X14
+	VMOVDQU      fourShift<>+0(SB), X15
+	VMOVDQU      twoHalves<>+0(SB), Y5
+	MOVL         $0x0000ff00, AX
+	KMOVW        AX, K3
 	VPBROADCASTQ bit4<>+0(SB), Z30
 	VMOVDQU64    fifth0<>+0(SB), Z24
 	VMOVDQU64    fifth1<>+0(SB), Z25
@@ -12432,51 +12406,28 @@ row:
 	MOVQ   blocks+72(FP), R8
 
 block:
+	VMOVUPS         (DI), Y4
+	VINSERTF32X8    $0x01, (R9), Z4, Z4
 	PREFETCHT0      768(CX)
 	PREFETCHT1      1536(CX)
 	PREFETCHT0      832(CX)
 	PREFETCHT1      1600(CX)
 	PREFETCHT0      896(CX)
 	PREFETCHT1      1664(CX)
-	VMOVD           (CX), X2
-	VCVTPH2PS       X2, X2
-	VPSHUFD         $0x01, X2, X3
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X3, Y3
-	VPBROADCASTD    signBit<>+0(SB), Y4
-	VXORPS          Y4, Y3, Y3
-	MOVL            4(CX), R10
-	MOVL            8(CX), R11
-	MOVL            12(CX), R12
-	MOVL            R12, R13
-	ANDL            $0x0f0f0f0f, R13
-	MOVL            R10, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R13
-	SHRL            $0x04, R12
-	ANDL            $0x0f0f0f0f, R12
-	MOVL            R11, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R12
-	ANDL            $0x3f3f3f3f, R10
-	VMOVD           R10, X0
-	VPINSRD         $0x01, R13, X0, X0
-	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X1
-	VPINSRD         $0x01, R12, X1, X1
-	VPMOVZXBD       X1, Y1
-	VCVTDQ2PS       Y0, Y0
-	VMULPS          Y2, Y0, Y0
-	VMULPS          (DI), Y0, Y0
-	VCVTDQ2PS       Y1, Y1
-	VMULPS          Y3, Y1, Y1
-	VMULPS          (R9), Y1, Y1
-	VADDPS          Z1, Z16, Z16
+	VPSHUFD         $0xa5, (CX), X0
+	VPSRLVD         X13, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    12(CX), X1
+	VPSRLVD         X15, X1, X1
+	VPTERNLOGD      $0xf8, X14, X1, X0
+	VPMOVZXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTD    (CX), Y1
+	VPSHUFB         Y5, Y1, Y1
+	VCVTPH2PS       Y1, Z1
+	VMULPS          Z4, Z1, Z1
+	VMULPS          Z1, Z0, Z0
+	VSUBPS          Z0, Z16, K3, Z16
 	VBROADCASTI64X4 16(CX), Z10
 	VMOVDQU64       48(CX), Z8
 	VPANDD          Z31, Z8, Z6
@@ -12523,45 +12474,20 @@ block:
 	PREFETCHT1      1600(DX)
 	PREFETCHT0      896(DX)
 	PREFETCHT1      1664(DX)
-	VMOVD           (DX), X2
-	VCVTPH2PS       X2, X2
-	VPSHUFD         $0x01, X2, X3
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X3, Y3
-	VPBROADCASTD    signBit<>+0(SB), Y4
-	VXORPS          Y4, Y3, Y3
-	MOVL            4(DX), R10
-	MOVL            8(DX), R11
-	MOVL            12(DX), R12
-	MOVL            R12, R13
-	ANDL            $0x0f0f0f0f, R13
-	MOVL            R10, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R13
-	SHRL            $0x04, R12
-	ANDL            $0x0f0f0f0f, R12
-	MOVL            R11, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R12
-	ANDL            $0x3f3f3f3f, R10
-	VMOVD           R10, X0
-	VPINSRD         $0x01, R13, X0, X0
-	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X1
-	VPINSRD         $0x01, R12, X1, X1
-	VPMOVZXBD       X1, Y1
-	VCVTDQ2PS       Y0, Y0
-	VMULPS          Y2, Y0, Y0
-	VMULPS          (DI), Y0, Y0
-	VCVTDQ2PS       Y1, Y1
-	VMULPS          Y3, Y1, Y1
-	VMULPS          (R9), Y1, Y1
-	VADDPS          Z1, Z17, Z17
+	VPSHUFD         $0xa5, (DX), X0
+	VPSRLVD         X13, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    12(DX), X1
+	VPSRLVD         X15, X1, X1
+	VPTERNLOGD      $0xf8, X14, X1, X0
+	VPMOVZXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTD    (DX), Y1
+	VPSHUFB         Y5, Y1, Y1
+	VCVTPH2PS       Y1, Z1
+	VMULPS          Z4, Z1, Z1
+	VMULPS          Z1, Z0, Z0
+	VSUBPS          Z0, Z17, K3, Z17
 	VBROADCASTI64X4 16(DX), Z10
 	VMOVDQU64       48(DX), Z8
 	VPANDD          Z31, Z8, Z6
@@ -12608,45 +12534,20 @@ block:
 	PREFETCHT1      1600(BX)
 	PREFETCHT0      896(BX)
 	PREFETCHT1      1664(BX)
-	VMOVD           (BX), X2
-	VCVTPH2PS       X2, X2
-	VPSHUFD         $0x01, X2, X3
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X3, Y3
-	VPBROADCASTD    signBit<>+0(SB), Y4
-	VXORPS          Y4, Y3, Y3
-	MOVL            4(BX), R10
-	MOVL            8(BX), R11
-	MOVL            12(BX), R12
-	MOVL            R12, R13
-	ANDL            $0x0f0f0f0f, R13
-	MOVL            R10, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R13
-	SHRL            $0x04, R12
-	ANDL            $0x0f0f0f0f, R12
-	MOVL            R11, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R12
-	ANDL            $0x3f3f3f3f, R10
-	VMOVD           R10, X0
-	VPINSRD         $0x01, R13, X0, X0
-	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X1
-	VPINSRD         $0x01, R12, X1, X1
-	VPMOVZXBD       X1, Y1
-	VCVTDQ2PS       Y0, Y0
-	VMULPS          Y2, Y0, Y0
-	VMULPS          (DI), Y0, Y0
-	VCVTDQ2PS       Y1, Y1
-	VMULPS          Y3, Y1, Y1
-	VMULPS          (R9), Y1, Y1
-	VADDPS          Z1, Z18, Z18
+	VPSHUFD         $0xa5, (BX), X0
+	VPSRLVD         X13, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    12(BX), X1
+	VPSRLVD         X15, X1, X1
+	VPTERNLOGD      $0xf8, X14, X1, X0
+	VPMOVZXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTD    (BX), Y1
+	VPSHUFB         Y5, Y1, Y1
+	VCVTPH2PS       Y1, Z1
+	VMULPS          Z4, Z1, Z1
+	VMULPS          Z1, Z0, Z0
+	VSUBPS          Z0, Z18, K3, Z18
 	VBROADCASTI64X4 16(BX), Z10
 	VMOVDQU64       48(BX), Z8
 	VPANDD          Z31, Z8, Z6
@@ -12693,45 +12594,20 @@ block:
 	PREFETCHT1      1600(SI)
 	PREFETCHT0      896(SI)
 	PREFETCHT1      1664(SI)
-	VMOVD           (SI), X2
-	VCVTPH2PS       X2, X2
-	VPSHUFD         $0x01, X2, X3
-	VBROADCASTSS    X2, Y2
-	VBROADCASTSS    X3, Y3
-	VPBROADCASTD    signBit<>+0(SB), Y4
-	VXORPS          Y4, Y3, Y3
-	MOVL            4(SI), R10
-	MOVL            8(SI), R11
-	MOVL            12(SI), R12
-	MOVL            R12, R13
-	ANDL            $0x0f0f0f0f, R13
-	MOVL            R10, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R13
-	SHRL            $0x04, R12
-	ANDL            $0x0f0f0f0f, R12
-	MOVL            R11, R14
-	SHRL            $0x06, R14
-	ANDL            $0x03030303, R14
-	SHLL            $0x04, R14
-	ORL             R14, R12
-	ANDL            $0x3f3f3f3f, R10
-	VMOVD           R10, X0
-	VPINSRD         $0x01, R13, X0, X0
-	VPMOVZXBD       X0, Y0
-	ANDL            $0x3f3f3f3f, R11
-	VMOVD           R11, X1
-	VPINSRD         $0x01, R12, X1, X1
-	VPMOVZXBD       X1, Y1
-	VCVTDQ2PS       Y0, Y0
-	VMULPS          Y2, Y0, Y0
-	VMULPS          (DI), Y0, Y0
-	VCVTDQ2PS       Y1, Y1
-	VMULPS          Y3, Y1, Y1
-	VMULPS          (R9), Y1, Y1
-	VADDPS          Z1, Z19, Z19
+	VPSHUFD         $0xa5, (SI), X0
+	VPSRLVD         X13, X0, X0
+	VPAND           X12, X0, X0
+	VPBROADCASTD    12(SI), X1
+	VPSRLVD         X15, X1, X1
+	VPTERNLOGD      $0xf8, X14, X1, X0
+	VPMOVZXBD       X0, Z0
+	VCVTDQ2PS       Z0, Z0
+	VPBROADCASTD    (SI), Y1
+	VPSHUFB         Y5, Y1, Y1
+	VCVTPH2PS       Y1, Z1
+	VMULPS          Z4, Z1, Z1
+	VMULPS          Z1, Z0, Z0
+	VSUBPS          Z0, Z19, K3, Z19
 	VBROADCASTI64X4 16(SI), Z10
 	VMOVDQU64       48(SI), Z8
 	VPANDD          Z31, Z8, Z6
@@ -13791,6 +13667,8 @@ row:
 	MOVQ   blocks+72(FP), R8
 
 block:
+	VMOVUPS       (DI), Y4
+	VINSERTF32X8  $0x01, (R9), Z4, Z4
 	PREFETCHT0    768(CX)
 	PREFETCHT1    1536(CX)
 	PREFETCHT0    832(CX)
@@ -13801,9 +13679,7 @@ block:
 	VMOVDQU64     (CX), Z1
 	VPERMI2W      80(CX), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z16, K3, Z16
 	VMOVDQU       4(CX), X8
 	VINSERTI32X4  $0x01, 24(CX), Z8, Z8
@@ -13842,9 +13718,7 @@ block:
 	VMOVDQU64     (DX), Z1
 	VPERMI2W      80(DX), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z17, K3, Z17
 	VMOVDQU       4(DX), X8
 	VINSERTI32X4  $0x01, 24(DX), Z8, Z8
@@ -13883,9 +13757,7 @@ block:
 	VMOVDQU64     (BX), Z1
 	VPERMI2W      80(BX), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z18, K3, Z18
 	VMOVDQU       4(BX), X8
 	VINSERTI32X4  $0x01, 24(BX), Z8, Z8
@@ -13924,9 +13796,7 @@ block:
 	VMOVDQU64     (SI), Z1
 	VPERMI2W      80(SI), Z1, Z0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z19, K3, Z19
 	VMOVDQU       4(SI), X8
 	VINSERTI32X4  $0x01, 24(SI), Z8, Z8
@@ -14431,6 +14301,8 @@ row:
 	MOVQ   blocks+72(FP), R8
 
 block:
+	VMOVUPS       (DI), Y4
+	VINSERTF32X8  $0x01, (R9), Z4, Z4
 	PREFETCHT0    768(CX)
 	PREFETCHT1    1536(CX)
 	PREFETCHT0    832(CX)
@@ -14447,9 +14319,7 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z16, K3, Z16
 	VEXTRACTI128  $0x01, Y10, X1
 	VMOVQ         X1, R10
@@ -14508,9 +14378,7 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z17, K3, Z17
 	VEXTRACTI128  $0x01, Y10, X1
 	VMOVQ         X1, R10
@@ -14569,9 +14437,7 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z18, K3, Z18
 	VEXTRACTI128  $0x01, Y10, X1
 	VMOVQ         X1, R10
@@ -14630,9 +14496,7 @@ block:
 	VPUNPCKHQDQ   X11, X10, X1
 	VINSERTI128   $0x01, X1, Y0, Y0
 	VCVTPH2PS     Y0, Z0
-	VMOVUPS       (DI), Y1
-	VINSERTF32X8  $0x01, (R9), Z1, Z1
-	VMULPS        Z1, Z0, Z0
+	VMULPS        Z4, Z0, Z0
 	VADDPS        Z0, Z19, K3, Z19
 	VEXTRACTI128  $0x01, Y10, X1
 	VMOVQ         X1, R10

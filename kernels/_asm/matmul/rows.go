@@ -22,6 +22,8 @@ type rowKernel struct {
 	negs  int  // bytes of neg for 256 columns; 0: no neg
 	sums  int  // how many activations one of sums is over, 32 or 16; 0: no sums
 	table bool // in place of neg comes the type's table
+
+	shared func(r *rowProduct) // what all rows need of a block's activations
 }
 
 // rows writes the product of rows with a token.
@@ -65,6 +67,9 @@ func rows(k rowKernel, setup func(), body func(r *rowProduct)) {
 		}
 		Load(Param("blocks"), left)
 		Label("block")
+		if k.shared != nil {
+			k.shared(&p)
+		}
 		for r, src := range s.src {
 			s.fetch(r, k.size)
 			one := p
@@ -196,6 +201,19 @@ func scale16(r *rowProduct) {
 	VMULPS(zmm[1], zmm[0], zmm[0])
 }
 
+// scalesAndSums has the activations' scales and, behind them, their sums in zmm4.
+func scalesAndSums(r *rowProduct) {
+	VMOVUPS(ptr(r.scales, 0), reg.Y4)
+	VINSERTF32X8(U8(1), ptr(r.sums, 0), zmm[4], zmm[4])
+}
+
+// upperHalf makes K3 a mask of the upper 8 of 16 lanes.
+func upperHalf() {
+	g := GP32()
+	MOVL(U32(0xff00), g)
+	KMOVW(g, reg.K3)
+}
+
 // moreRows is for types whose elements are numbers, not indices into a codebook.
 func moreRows() {
 	z := zmm
@@ -237,21 +255,14 @@ func moreRows() {
 	tenths := words("tenths", 0, 10, 20, 30, 32, 42, 52, 62, 1, 11, 21, 31, 33, 43, 53, 63)
 	// withMinimums has scales and, behind them, minimums in z[0].
 	withMinimums := func(r *rowProduct) {
-		VMOVUPS(ptr(r.scales, 0), reg.Y1)
-		VINSERTF32X8(U8(1), ptr(r.sums, 0), z[1], z[1])
-		VMULPS(z[1], z[0], z[0])
+		VMULPS(z[4], z[0], z[0])
 		VADDPS(z[0], r.acc, reg.K3, r.acc)
 	}
-	upper := func() {
-		g := GP32()
-		MOVL(U32(0xff00), g)
-		KMOVW(g, reg.K3)
-	}
-	rows(rowKernel{name: "Q4_1", size: 8 * 20, sums: 32}, func() {
+	rows(rowKernel{name: "Q4_1", size: 8 * 20, sums: 32, shared: scalesAndSums}, func() {
 		picks("quarters", 4)
 		broadcast(low4, 31)
 		VMOVDQU64(tenths, z[12])
-		upper()
+		upperHalf()
 	}, func(r *rowProduct) {
 		VMOVDQA64(z[12], z[0])
 		VMOVDQU64(ptr(r.src, 0), z[1])
@@ -270,13 +281,17 @@ func moreRows() {
 	// 64 bytes of the four blocks and their last 64.
 	fifths := func(name string, size, negs, sums int, pick Mem) {
 		last := 4*size - 64
-		rows(rowKernel{name: name, size: 8 * size, negs: negs, sums: sums}, func() {
+		k := rowKernel{name: name, size: 8 * size, negs: negs, sums: sums}
+		if sums > 0 {
+			k.shared = scalesAndSums
+		}
+		rows(k, func() {
 			picks("quarters", 4)
 			broadcast(low4, 31)
 			broadcast(bit4, 30)
 			VMOVDQU64(pick, z[12])
 			if sums > 0 {
-				upper()
+				upperHalf()
 			}
 		}, func(r *rowProduct) {
 			for j := range 2 {

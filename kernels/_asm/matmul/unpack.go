@@ -736,23 +736,48 @@ func unpackers() {
 		VMULPS(y[by], y[r], y[r])
 		VMULPS(m, y[r], y[r])
 	}
-	rowScalesK := func(r *rowProduct) {
-		p := &unpacker{src: r.src}
-		two(p, 0)
-		s0, s1, s2 := loadL(p, 4), loadL(p, 8), loadL(p, 12)
-		hi := merge(and(shifted(s2, 0), 0x0f0f0f0f), s0, 6)
-		min := merge(and(shifted(s2, 4), 0x0f0f0f0f), s1, 6)
-		eight(and(s0, 0x3f3f3f3f), hi, 0)
-		eight(and(s1, 0x3f3f3f3f), min, 1)
-		scaledBy(0, 2, ptr(r.scales, 0))
-		scaledBy(1, 3, ptr(r.sums, 0))
-		VADDPS(z[1], r.acc, r.acc)
+	// Q4_K and Q5_K: 8 scales of 6 bits, then 8 minimums, each 4 bytes as they
+	// come from the words that have them.
+	dwords := func(name string, v ...uint32) Mem {
+		m := GLOBL(name, RODATA|NOPTR)
+		for i, x := range v {
+			DATA(4*i, U32(x))
+		}
+		return m
 	}
-	indices("everyOtherGroup", func(i int) uint32 { return uint32(i / 8 * 2) })
-	rows(rowKernel{name: "Q4K", size: 144, sums: 32}, func() {
+	sixMask, sixShift := dwords("sixMask", 0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030), dwords("sixShift", 0, 2, 0, 2)
+	fourMask, fourShift := dwords("fourMask", 0, 0x0f0f0f0f, 0, 0x0f0f0f0f), dwords("fourShift", 0, 0, 0, 4)
+	twoHalves := GLOBL("twoHalves", RODATA|NOPTR)
+	for i := range 32 {
+		DATA(i, U8(uint8(i/16*2+i%2)))
+	}
+	rowConstantsK := func() {
 		picks("everyOtherGroup", 1, 4, 5)
 		broadcast(low4, 31)
-	}, func(r *rowProduct) {
+		for i, m := range []Mem{sixMask, sixShift, fourMask, fourShift} {
+			VMOVDQU(m, ymm[12+i].AsX())
+		}
+		VMOVDQU(twoHalves, reg.Y5)
+		upperHalf()
+	}
+	rowScalesK := func(r *rowProduct) {
+		VPSHUFD(U8(0b10_10_01_01), ptr(r.src, 0), reg.X0)
+		VPSRLVD(reg.X13, reg.X0, reg.X0)
+		VPAND(reg.X12, reg.X0, reg.X0)
+		VPBROADCASTD(ptr(r.src, 12), reg.X1)
+		VPSRLVD(reg.X15, reg.X1, reg.X1)
+		VPTERNLOGD(U8(0xf8), reg.X14, reg.X1, reg.X0) // x0 | x1 & x14
+		VPMOVZXBD(reg.X0, z[0])
+		VCVTDQ2PS(z[0], z[0])
+		VPBROADCASTD(ptr(r.src, 0), reg.Y1)
+		VPSHUFB(reg.Y5, reg.Y1, reg.Y1)
+		VCVTPH2PS(reg.Y1, z[1])
+		VMULPS(z[4], z[1], z[1])
+		VMULPS(z[1], z[0], z[0])
+		VSUBPS(z[0], r.acc, reg.K3, r.acc)
+	}
+	indices("everyOtherGroup", func(i int) uint32 { return uint32(i / 8 * 2) })
+	rows(rowKernel{name: "Q4K", size: 144, sums: 32, shared: scalesAndSums}, rowConstantsK, func(r *rowProduct) {
 		rowScalesK(r)
 		for j := range 2 {
 			halved(r, 16+64*j)
@@ -761,9 +786,8 @@ func unpackers() {
 			multiply(r, 2*j+1)
 		}
 	})
-	rows(rowKernel{name: "Q5K", size: 176, sums: 32}, func() {
-		picks("everyOtherGroup", 1, 4, 5)
-		broadcast(low4, 31)
+	rows(rowKernel{name: "Q5K", size: 176, sums: 32, shared: scalesAndSums}, func() {
+		rowConstantsK()
 		broadcast(bit4, 30)
 		for j, m := range fifthCounts {
 			VMOVDQU64(m, z[24+j])
