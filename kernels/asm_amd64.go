@@ -264,6 +264,11 @@ func expandAVX2(dst *float32, u *byte, scale *float32, offset *float32, groups i
 //go:noescape
 func quantizeRowAVX2(values *byte, scales *float32, sums *int32, x *float32, groups int, flip uint64)
 
+// packGroupAVX512 is packGroup.
+//
+//go:noescape
+func packGroupAVX512(dst *byte, x *float32)
+
 // softmax16AVX512 is softmax16Go; rows is even and not 0.
 //
 //go:noescape

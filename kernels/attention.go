@@ -174,7 +174,7 @@ func (ws *Workspace) attendItem(worker, item int) {
 	}
 	clear(w.query[b.m*dim:])
 	Scale(w.query, s.Scale)
-	transposeIn(w.columns, w.query, lanes, dim)
+	transposeIn(w.columns, w.query, dim, lanes, dim)
 
 	// scores[p][l] = k[lo+p] · q[l]
 	scores := w.scores

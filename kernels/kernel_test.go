@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -60,24 +61,77 @@ func checkQuantizeRow(t *testing.T, x []float32, flip byte) {
 	}
 }
 
+// activations returns numbers that rounding to 8 bits treats in all its ways.
+func activations(r *rand.Rand, n int) []float32 {
+	special := []float32{0, float32(math.Inf(1)), float32(math.NaN()), 1e-45, 1e-38, -3e38, 2.5, -0.5}
+	x := randomFloats(r, n)
+	for i := range x {
+		if r.IntN(40) == 0 {
+			x[i] = special[r.IntN(len(special))]
+		}
+		switch i / 32 % 5 {
+		case 4:
+			x[i] *= 1e-44 // a group of subnormal numbers
+		case 3:
+			x[i] = float32(math.Round(float64(x[i]) * 8)) // ties
+		case 2:
+			x[i] = 0
+		}
+	}
+	return x
+}
+
 func TestQuantizeRow(t *testing.T) {
 	eachCPU(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(4, 4))
-		special := []float32{0, float32(math.Inf(1)), float32(math.NaN()), 1e-45, 1e-38, -3e38, 2.5, -0.5}
 		for n := range 200 {
-			x := randomFloats(r, n+n%7)[n%7:]
-			for i := range x {
-				if r.IntN(40) == 0 {
-					x[i] = special[r.IntN(len(special))]
-				}
-				if i/32%5 == 4 {
-					x[i] *= 1e-44 // a group of subnormal numbers
-				}
-				if i/32%5 == 3 {
-					x[i] = float32(math.Round(float64(x[i]) * 8)) // ties
+			checkQuantizeRow(t, activations(r, n+n%7)[n%7:], byte(n%2)<<7)
+		}
+	})
+}
+
+// What panels of activations hold does not depend on the instruction set, nor on
+// whether they come by token or side by side.
+func TestPackInt8(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		var s scratch
+		r := rand.New(rand.NewPCG(4, 6))
+		for _, c := range []struct{ n, cols int }{{lanes, 32}, {lanes, 320}, {lanes, 80}, {5, 64}, {1, 16}} {
+			x := activations(r, c.n*c.cols)
+			size := (c.cols + 31) / 32 * actGroup
+			got, want := make([]byte, size+1), make([]byte, size+1)
+			got[size], want[size] = 3, 3
+			packInt8(got, x, c.n, c.cols, &s)
+			generically(func() { packInt8(want, x, c.n, c.cols, new(scratch)) })
+			// NaN scales have any bits.
+			for i := 0; i < size; i += 4 {
+				if at := i % actGroup; at >= actScales && at < actSums {
+					g, w := floatsOf(got[i : i+4])[0], floatsOf(want[i : i+4])[0]
+					if !same(g, w) {
+						t.Fatalf("%+v: scale at %d is %g, want %g", c, i, g, w)
+					}
+					copy(got[i:i+4], want[i:])
 				}
 			}
-			checkQuantizeRow(t, x, byte(n%2)<<7)
+			if !bytes.Equal(got, want) {
+				t.Fatalf("%+v: the panel differs", c)
+			}
+			if c.n != lanes || c.cols%32 != 0 {
+				continue
+			}
+			columns := make([]float32, len(x))
+			transposeIn(columns, x, c.cols, lanes, c.cols)
+			for g := range c.cols / 32 {
+				packGroup(got[g*actGroup:][:actGroup], columns[g*32*lanes:], &s)
+				for i := actScales; i < actSums; i += 4 {
+					if at := g*actGroup + i; same(floatsOf(got[at : at+4])[0], floatsOf(want[at : at+4])[0]) {
+						copy(got[at:at+4], want[at:])
+					}
+				}
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatalf("%+v: groups side by side differ", c)
+			}
 		}
 	})
 }

@@ -259,7 +259,7 @@ func (ws *Workspace) packItem(worker, item int) {
 	n := min(lanes, ws.n-first)
 	x := ws.x[first*ws.cols:][:n*ws.cols]
 	if ws.mode == Exact {
-		transposeIn(ws.columns[item*ws.cols*lanes:][:ws.cols*lanes], x, n, ws.cols)
+		transposeIn(ws.columns[item*ws.cols*lanes:][:ws.cols*lanes], x, ws.cols, n, ws.cols)
 		return
 	}
 	groups := (ws.cols + 31) / 32

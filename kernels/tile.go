@@ -56,22 +56,22 @@ func gemmInt8Go(f *form, c []float32, u []byte, scale, offset []float32, acts []
 	}
 }
 
-// transposeIn writes x, (n, cols) with n <= lanes, as dst, (cols, lanes); the
-// lanes beyond n become zero.
-func transposeIn(dst, x []float32, n, cols int) {
+// transposeIn writes x, n <= lanes rows of cols elements that begin stride
+// elements apart, as dst, (cols, lanes); the lanes beyond n become zero.
+func transposeIn(dst, x []float32, stride, n, cols int) {
 	full := 0
 	if n == lanes {
 		full = cols / 16 * 16
 		for t := 0; t < lanes; t += 16 {
 			for k := 0; k < full; k += 16 {
-				transpose16(dst[k*lanes+t:], lanes, x[t*cols+k:], cols)
+				transpose16(dst[k*lanes+t:], lanes, x[t*stride+k:], stride)
 			}
 		}
 	}
 	for k := full; k < cols; k++ {
 		d := dst[k*lanes:][:lanes]
 		for t := range n {
-			d[t] = x[t*cols+k]
+			d[t] = x[t*stride+k]
 		}
 		clear(d[n:])
 	}
@@ -134,6 +134,14 @@ func quantizeRowGo(values []byte, scales []float32, sums []int32, x []float32, f
 // the panel that gemmInt8 reads.
 func packInt8(dst []byte, x []float32, n, cols int, s *scratch) {
 	groups := (cols + 31) / 32
+	if packsGroups() && n == lanes && cols%32 == 0 {
+		s.dots = grow(s.dots, 32*lanes)
+		for g := range groups {
+			transposeIn(s.dots, x[g*32:], cols, n, 32)
+			packGroup(dst[g*actGroup:][:actGroup], s.dots, s)
+		}
+		return
+	}
 	s.bytes = grow(s.bytes, lanes*groups*32)
 	s.row16 = grow(s.row16, lanes*groups)
 	s.isums = grow(s.isums, lanes*groups*2)
@@ -152,6 +160,18 @@ func packInt8(dst []byte, x []float32, n, cols int, s *scratch) {
 			binary.LittleEndian.PutUint32(d[actSums+4*(lanes+t):], uint32(-s.isums[(t*groups+g)*2+1]))
 		}
 	}
+}
+
+// packGroup rounds 32 activations of each of the tokens that stand side by side,
+// x being (32, lanes), to a group of a panel.
+func packGroup(dst []byte, x []float32, s *scratch) {
+	if packsGroups() {
+		packGroupSIMD(dst, x)
+		return
+	}
+	s.dots = grow(s.dots, lanes*32)
+	transposeOut(s.dots, 32, x, 32, lanes)
+	packInt8(dst, s.dots, lanes, 32, s)
 }
 
 // interleaveGo writes 32 bytes of each of 32 rows as dst, (8, lanes, 4).

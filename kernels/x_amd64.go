@@ -122,6 +122,14 @@ func interleave(dst, src []byte, stride int) {
 	}
 }
 
+// packsGroups tells whether packGroupSIMD is there.
+func packsGroups() bool { return hasAVX512 }
+
+func packGroupSIMD(dst []byte, x []float32) {
+	_, _ = dst[actGroup-1], x[32*lanes-1]
+	packGroupAVX512(&dst[0], &x[0])
+}
+
 func quantizeRow(values []byte, scales []float32, sums []int32, x []float32, flip byte) {
 	groups := 0
 	if hasAVX2 {

@@ -23,3 +23,8 @@ func sums16(c []float32, values, weights []byte, depth int, lane []float32) {
 func softmax16(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
 	softmax16Go(weights, scores, logs, inverse, blocks, sink)
 }
+
+// packsGroups tells whether packGroupSIMD is there.
+func packsGroups() bool { return false }
+
+func packGroupSIMD([]byte, []float32) {}

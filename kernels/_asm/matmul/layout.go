@@ -15,6 +15,7 @@ func layout() {
 		expand(w)
 	}
 	quantizeRowAVX2()
+	packGroupAVX512()
 }
 
 // transpose16AVX512 swaps 32-bit elements in pairs, pairs in fours, then
@@ -281,5 +282,76 @@ func quantizeRowAVX2() {
 	DECQ(groups)
 	JNZ(LabelRef("loop"))
 	Label("done")
+	ret()
+}
+
+// packGroupAVX512 does what quantizeRowAVX2 does, in each lane.
+func packGroupAVX512() {
+	text("packGroupAVX512", "func(dst *byte, x *float32)",
+		"packGroupAVX512 is packGroup.")
+	dst, x := load("dst"), load("x")
+	broadcast := func(name string, z reg.VecPhysical) {
+		VPBROADCASTD(NewDataAddr(Symbol{Name: name, Static: true}, 0), z)
+	}
+	abs, c127, low := zmm[31], zmm[30], zmm[29]
+	broadcast("absMask", abs)
+	broadcast("f127", c127)
+	VPBROADCASTD(ConstData("lowByte", U32(0xff)), low)
+	VPBROADCASTD(ConstData("infinity", U32(0x7f800000)), zmm[28])
+	VPBROADCASTD(ConstData("mostFinite", U32(0x7f7fffff)), zmm[27])
+	VPTERNLOGD(U8(0xff), zmm[26], zmm[26], zmm[26]) // -1
+	for half := 0; half < 128; half += 64 {
+		tops := zmm[:4]
+		for i, top := range tops {
+			VPANDD(ptr(x, i*128+half), abs, top)
+		}
+		for r := 4; r < 32; r++ {
+			v := zmm[4+r%8]
+			VPANDD(ptr(x, r*128+half), abs, v)
+			VPMAXUD(v, tops[r%4], tops[r%4])
+		}
+		VPMAXUD(tops[1], tops[0], tops[0])
+		VPMAXUD(tops[3], tops[2], tops[2])
+		VPMAXUD(tops[2], tops[0], tops[0])
+		top, scale, inverse := zmm[0], zmm[1], zmm[2]
+		VDIVPS(c127, top, scale)
+		VDIVPS(top, c127, inverse)
+		// 0, infinite or NaN: scale top-top; no finite inverse: scale 0. Both: values 0.
+		VPADDD(zmm[26], top, zmm[3])
+		VPCMPUD(U8(5), zmm[27], zmm[3], reg.K1)
+		VPCMPEQD(zmm[28], inverse, reg.K2)
+		KORW(reg.K1, reg.K2, reg.K3)
+		KNOTW(reg.K3, reg.K3)
+		KNOTW(reg.K2, reg.K2)
+		VMOVAPS_Z(scale, reg.K2, scale)
+		VSUBPS(top, top, reg.K1, scale)
+		VMOVUPS(scale, ptr(dst, actScales+half))
+		for part := range 2 {
+			sum := zmm[16]
+			clearZ(sum)
+			for j := 4 * part; j < 4*part+4; j++ {
+				v := zmm[4+j%2*4:]
+				for i := range 4 {
+					VMULPS(ptr(x, (4*j+i)*128+half), inverse, v[i])
+					VCVTPS2DQ_Z(v[i], reg.K3, v[i])
+				}
+				for i := range 4 {
+					VPADDD(v[i], sum, sum)
+					if i < 3 {
+						VPANDD(low, v[i], v[i])
+					}
+					if i > 0 {
+						VPSLLD(U8(uint8(8*i)), v[i], v[i])
+					}
+				}
+				VPTERNLOGD(U8(0xfe), v[1], v[2], v[3])
+				VPORD(v[0], v[3], v[3])
+				VMOVDQU32(v[3], ptr(dst, j*128+half))
+			}
+			clearZ(zmm[17])
+			VPSUBD(sum, zmm[17], sum)
+			VMOVDQU32(sum, ptr(dst, actSums+part*128+half))
+		}
+	}
 	ret()
 }
