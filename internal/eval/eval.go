@@ -143,7 +143,7 @@ type Comparison struct {
 
 // logitsBytes bounds the logits that are held of all models at a time. Those of
 // many positions share one unpacking of the output matrix.
-const logitsBytes = 80 << 20
+const logitsBytes = 48 << 20
 
 // batch is of how many positions logits are held at a time: a multiple of what
 // the products take side by side, where there is room.

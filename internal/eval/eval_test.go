@@ -380,9 +380,9 @@ func TestBatch(t *testing.T) {
 		{512, 512, 2, 512},       // all
 		{500, 512, 2, 480},       // as many as products take
 		{20, 512, 2, 20},         // fewer than that
-		{512, 49152, 2, 192},     // as there is room for
-		{4096, 262144, 2, 32},    // the same
-		{4096, 262144, 16, 5},    // less
+		{512, 49152, 2, 128},     // as there is room for
+		{4096, 131072, 2, 32},    // the same
+		{4096, 262144, 16, 3},    // less
 		{4096, 256 << 20, 16, 1}, // one there must be
 	} {
 		if got := batch(tt.ctx, tt.vocab, tt.models); got != tt.want {
