@@ -771,6 +771,41 @@ func rowsIQ1MVNNI(out *float32, outStep int, rows int, src *byte, srcStep int, v
 //go:noescape
 func negSumsVNNI(neg *int32, values *byte, each int, n int, shift uint64)
 
+// exactQ4_0AVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactQ4_0AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactIQ4NLAVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactIQ4NLAVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactIQ4XSAVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactIQ4XSAVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactQ8_0AVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactQ8_0AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactQ4KAVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactQ4KAVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactQ5KAVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactQ5KAVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
+// exactQ6KAVX512 multiplies four runs of rows, see rowStreams, of blocks of 256 columns with x.
+//
+//go:noescape
+func exactQ6KAVX512(out *float32, outStep int, rows int, src *byte, srcStep int, x *float32, blocks int)
+
 // peakFMAAVX512 runs n times 48 multiply-adds, 12 of them independent, of 16 float32.
 //
 //go:noescape

@@ -384,6 +384,9 @@ func (ws *Workspace) fewExact(s *scratch, p *Product, first, rows int) {
 		dotRows(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], ws.x)
 		return
 	}
+	if ws.n == 1 && exactRows(w.Type, p.Out[first:first+rows], w.Data[first*size:][:rows*size], ws.x) {
+		return
+	}
 	for r := first; r < first+rows; r++ {
 		row := w.Data[r*size:][:size]
 		s.row = grow(s.row, w.Cols)

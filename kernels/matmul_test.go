@@ -257,6 +257,34 @@ func TestOneTokenScales(t *testing.T) {
 	})
 }
 
+// TestExactWeights multiplies with a single 1: what comes out are the weights as
+// the decoders give them, to the bit.
+func TestExactWeights(t *testing.T) {
+	eachCPU(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(9, 9))
+		var ws Workspace
+		for _, typ := range weightTypes() {
+			if !typ.CanDecode() || 512%typ.BlockLen() != 0 {
+				continue
+			}
+			const rows, cols = 7, 512
+			w := randomMatrix(r, typ, rows, cols)
+			want := make([]float32, rows*cols)
+			quant.Decode(typ, want, w.Data)
+			for c := range cols {
+				x, out := make([]float32, cols), make([]float32, rows)
+				x[c] = 1
+				MatMul(nil, &ws, Exact, x, 1, Product{w, out})
+				for i, got := range out {
+					if want := want[i*cols+c]; got != want {
+						t.Fatalf("%s: element %d of row %d is %g, want %g", typ, c, i, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestMatMulNonFinite(t *testing.T) {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())
 	eachCPU(t, func(t *testing.T) {

@@ -686,6 +686,40 @@ func rowsSIMD(t quant.Type, out []float32, src []byte, x *oneToken, scales, sums
 	})
 }
 
+// exactRows multiplies rows with float32 activations, straight from the blocks,
+// whose weights count as the decoders give them. It is false where there is no
+// assembly for it.
+func exactRows(t quant.Type, out []float32, src []byte, x []float32) bool {
+	if !hasAVX512 || len(x) == 0 || len(x)%256 != 0 {
+		return false
+	}
+	var kernel func(out *float32, outStep, rows int, src *byte, srcStep int, x *float32, blocks int)
+	switch t {
+	case quant.Q4_0:
+		kernel = exactQ4_0AVX512
+	case quant.Q8_0:
+		kernel = exactQ8_0AVX512
+	case quant.Q4_K:
+		kernel = exactQ4KAVX512
+	case quant.Q5_K:
+		kernel = exactQ5KAVX512
+	case quant.Q6_K:
+		kernel = exactQ6KAVX512
+	case quant.IQ4_NL:
+		kernel = exactIQ4NLAVX512
+	case quant.IQ4_XS:
+		kernel = exactIQ4XSAVX512
+	default:
+		return false
+	}
+	size := t.RowSize(len(x))
+	_ = src[:size*len(out)]
+	streams(len(out), func(first, step, count int) {
+		kernel(&out[first], 4*step, count, &src[first*size], step*size, &x[0], len(x)/256)
+	})
+	return true
+}
+
 // rowsForm tells for which types rowsSIMD is there, and what it wants.
 func rowsForm(t quant.Type) (form oneForm, ok bool) {
 	if !hasVNNI {

@@ -470,6 +470,8 @@ func readAll(buf []byte) {
 	}
 }
 
+func exactRows(quant.Type, []float32, []byte, []float32) bool { return false }
+
 // rowsForm tells for which types rowsSIMD is there; all take the values as they
 // come, and signed weights.
 func rowsForm(t quant.Type) (form oneForm, ok bool) {

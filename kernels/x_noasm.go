@@ -68,6 +68,8 @@ func peakInt8(int) float64 { return 0 }
 
 func readAll([]byte) {}
 
+func exactRows(quant.Type, []float32, []byte, []float32) bool { return false }
+
 func rowsForm(quant.Type) (oneForm, bool) { return oneForm{}, false }
 
 func rowsSIMD(t quant.Type, _ []float32, _ []byte, _ *oneToken, _, _ []float32) {

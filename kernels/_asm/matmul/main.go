@@ -30,6 +30,7 @@ func main() {
 	vectors()
 	attention()
 	unpackers()
+	exactRows()
 	peaks()
 	Generate()
 }

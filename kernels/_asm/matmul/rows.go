@@ -214,6 +214,101 @@ func upperHalf() {
 	KMOVW(g, reg.K3)
 }
 
+// What follows is shared by products with 8-bit and with float32 activations.
+
+// halves34 has the 8 halves of Q8_0 blocks in x0.
+func halves34(r *rowProduct) {
+	VPXOR(reg.X0, reg.X0, reg.X0)
+	for i := range 8 {
+		VPINSRW(U8(uint8(i)), ptr(r.src, 34*i), reg.X0, reg.X0)
+	}
+}
+
+// sixBitConstants are those of sixBitScales.
+func sixBitConstants() {
+	for i, name := range []string{"sixMask", "sixShift", "fourMask", "fourShift"} {
+		VMOVDQU(named(name), ymm[12+i].AsX())
+	}
+	VMOVDQU(named("twoHalves"), reg.Y5)
+}
+
+// sixBitScales has the 8 scales of 6 bits of Q4_K and Q5_K and behind them the 8
+// minimums in zmm0, and what they are multiples of in zmm1. Of both, 4 come
+// from a word alone, and 4 have their low bits in the last word and their high
+// bits above those of the others.
+func sixBitScales(r *rowProduct) {
+	VPSHUFD(U8(0b10_10_01_01), ptr(r.src, 0), reg.X0)
+	VPSRLVD(reg.X13, reg.X0, reg.X0)
+	VPAND(reg.X12, reg.X0, reg.X0)
+	VPBROADCASTD(ptr(r.src, 12), reg.X1)
+	VPSRLVD(reg.X15, reg.X1, reg.X1)
+	VPTERNLOGD(U8(0xf8), reg.X14, reg.X1, reg.X0) // x0 | x1 & x14
+	VPMOVZXBD(reg.X0, zmm[0])
+	VCVTDQ2PS(zmm[0], zmm[0])
+	VPBROADCASTD(ptr(r.src, 0), reg.Y1)
+	VPSHUFB(reg.Y5, reg.Y1, reg.Y1)
+	VCVTPH2PS(reg.Y1, zmm[1])
+}
+
+// constantsQ6K are those of quartersQ6K.
+func constantsQ6K() {
+	broadcast(named("low4"), 31)
+	broadcast(named("bits45"), 30)
+	VMOVDQU64(named("sixth0"), zmm[25])
+	VMOVDQU64(named("sixth1"), zmm[26])
+}
+
+// scalesQ6K has the 16 scales of Q6_K in zmm0.
+func scalesQ6K(r *rowProduct) {
+	halfAt(r, 208, nil, zmm[2])
+	VPMOVSXBD(ptr(r.src, 192), zmm[0])
+	VCVTDQ2PS(zmm[0], zmm[0])
+	VMULPS(zmm[2], zmm[0], zmm[0])
+}
+
+// quartersQ6K has each quarter j of half h of the elements in zmm6.
+func quartersQ6K(r *rowProduct, h int, use func(j int)) {
+	VMOVDQU64(ptr(r.src, 64*h), zmm[11])
+	VBROADCASTI64X4(ptr(r.src, 128+32*h), zmm[10])
+	for part := range 2 {
+		if part == 0 {
+			VPANDD(zmm[31], zmm[11], zmm[6])
+			VPSLLVW(zmm[25], zmm[10], zmm[8])
+		} else {
+			VPSRLW(U8(4), zmm[11], zmm[6])
+			VPANDD(zmm[31], zmm[6], zmm[6])
+			VPSRLVW(zmm[26], zmm[10], zmm[8])
+		}
+		VPTERNLOGD(U8(0xf8), zmm[30], zmm[8], zmm[6]) // z6 | z8 & z30
+		use(2*h + part)
+	}
+}
+
+// constantsIQ4XS are those of scalesIQ4XS.
+func constantsIQ4XS() {
+	VPBROADCASTD(named("n32"), reg.Y13)
+	VPBROADCASTD(named("n15"), reg.Y12)
+	VPBROADCASTD(named("n3"), reg.Y11)
+	VMOVDQU(named("by4"), reg.Y10)
+	VMOVDQU(named("by2"), reg.Y15)
+}
+
+// scalesIQ4XS has the 8 scales of IQ4_XS in ymm0.
+func scalesIQ4XS(r *rowProduct) {
+	halfAt(r, 0, nil, reg.Y2)
+	VPBROADCASTD(ptr(r.src, 4), reg.Y0)
+	VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
+	VPAND(reg.Y12, reg.Y0, reg.Y0)
+	VPBROADCASTW(ptr(r.src, 2), reg.Y1)
+	VPSRLVD(reg.Y15, reg.Y1, reg.Y1)
+	VPAND(reg.Y11, reg.Y1, reg.Y1)
+	VPSLLD(U8(4), reg.Y1, reg.Y1)
+	VPOR(reg.Y1, reg.Y0, reg.Y0)
+	VPSUBD(reg.Y13, reg.Y0, reg.Y0)
+	VCVTDQ2PS(reg.Y0, reg.Y0)
+	VMULPS(reg.Y2, reg.Y0, reg.Y0)
+}
+
 // moreRows is for types whose elements are numbers, not indices into a codebook.
 func moreRows() {
 	z := zmm

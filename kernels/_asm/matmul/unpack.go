@@ -19,7 +19,7 @@ type unpacker struct {
 // bytesOf returns 32 equal bytes as 8 bytes to broadcast.
 func bytesOf(name string, b uint64) Mem { return ConstData(name, U64(b*0x0101010101010101)) }
 
-// numbers returns a constant of 8 numbers.
+// numbers returns a constant of whole numbers, mostly 8.
 func numbers(name string, v ...uint32) Mem {
 	m := GLOBL(name, RODATA|NOPTR)
 	for i, x := range v {
@@ -690,7 +690,16 @@ func unpackers() {
 		return m
 	}
 	fifthCounts := [4]Mem{laneCounts("fifth0", 4, 2), laneCounts("fifth1", 3, 1), laneCounts("fifth2", 0, 2), laneCounts("fifth3", 1, 3)}
-	sixthCounts := [2]Mem{laneCounts("sixth0", 4, 2), laneCounts("sixth1", 0, 2)}
+	laneCounts("sixth0", 4, 2)
+	laneCounts("sixth1", 0, 2)
+	numbers("sixMask", 0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030)
+	numbers("sixShift", 0, 2, 0, 2)
+	numbers("fourMask", 0, 0x0f0f0f0f, 0, 0x0f0f0f0f)
+	numbers("fourShift", 0, 0, 0, 4)
+	GLOBL("twoHalves", RODATA|NOPTR)
+	for i := range 32 {
+		DATA(i, U8(uint8(i/16*2+i%2)))
+	}
 
 	// scaled16 makes scales in z[0] of 8 halves in x[0].
 	scaled16 := func(r *rowProduct) {
@@ -719,10 +728,7 @@ func unpackers() {
 		picks("pairOfGroups", 2, 4, 6)
 		broadcast(sign8, 31)
 	}, func(r *rowProduct) {
-		VPXOR(reg.X0, reg.X0, reg.X0)
-		for i := range 8 {
-			VPINSRW(U8(uint8(i)), ptr(r.src, 34*i), reg.X0, reg.X0)
-		}
+		halves34(r)
 		scaled16(r)
 		for j := range 4 {
 			VMOVDQU(ptr(r.src, 68*j+2), reg.Y6)
@@ -731,47 +737,14 @@ func unpackers() {
 			multiply(r, j)
 		}
 	})
-	scaledBy := func(r, by int, m Mem) {
-		VCVTDQ2PS(y[r], y[r])
-		VMULPS(y[by], y[r], y[r])
-		VMULPS(m, y[r], y[r])
-	}
-	// Q4_K and Q5_K: 8 scales of 6 bits, then 8 minimums, each 4 bytes as they
-	// come from the words that have them.
-	dwords := func(name string, v ...uint32) Mem {
-		m := GLOBL(name, RODATA|NOPTR)
-		for i, x := range v {
-			DATA(4*i, U32(x))
-		}
-		return m
-	}
-	sixMask, sixShift := dwords("sixMask", 0x3f3f3f3f, 0x30303030, 0x3f3f3f3f, 0x30303030), dwords("sixShift", 0, 2, 0, 2)
-	fourMask, fourShift := dwords("fourMask", 0, 0x0f0f0f0f, 0, 0x0f0f0f0f), dwords("fourShift", 0, 0, 0, 4)
-	twoHalves := GLOBL("twoHalves", RODATA|NOPTR)
-	for i := range 32 {
-		DATA(i, U8(uint8(i/16*2+i%2)))
-	}
 	rowConstantsK := func() {
 		picks("everyOtherGroup", 1, 4, 5)
 		broadcast(low4, 31)
-		for i, m := range []Mem{sixMask, sixShift, fourMask, fourShift} {
-			VMOVDQU(m, ymm[12+i].AsX())
-		}
-		VMOVDQU(twoHalves, reg.Y5)
+		sixBitConstants()
 		upperHalf()
 	}
 	rowScalesK := func(r *rowProduct) {
-		VPSHUFD(U8(0b10_10_01_01), ptr(r.src, 0), reg.X0)
-		VPSRLVD(reg.X13, reg.X0, reg.X0)
-		VPAND(reg.X12, reg.X0, reg.X0)
-		VPBROADCASTD(ptr(r.src, 12), reg.X1)
-		VPSRLVD(reg.X15, reg.X1, reg.X1)
-		VPTERNLOGD(U8(0xf8), reg.X14, reg.X1, reg.X0) // x0 | x1 & x14
-		VPMOVZXBD(reg.X0, z[0])
-		VCVTDQ2PS(z[0], z[0])
-		VPBROADCASTD(ptr(r.src, 0), reg.Y1)
-		VPSHUFB(reg.Y5, reg.Y1, reg.Y1)
-		VCVTPH2PS(reg.Y1, z[1])
+		sixBitScales(r)
 		VMULPS(z[4], z[1], z[1])
 		VMULPS(z[1], z[0], z[0])
 		VSUBPS(z[0], r.acc, reg.K3, r.acc)
@@ -815,59 +788,23 @@ func unpackers() {
 	})
 	rows(rowKernel{name: "Q6K", size: 210, negs: 256}, func() {
 		picks("quarters", 4, 8, 12)
-		broadcast(low4, 31)
-		broadcast(bits45, 30)
-		for h, m := range sixthCounts {
-			VMOVDQU64(m, z[25+h])
-		}
-		VMOVDQU32(NewDataAddr(Symbol{Name: "doubled", Static: true}, 0), z[27])
+		constantsQ6K()
+		VMOVDQU32(named("doubled"), z[27])
 	}, func(r *rowProduct) {
-		one(&unpacker{src: r.src}, 208)
-		VBROADCASTSS(reg.X2, z[2])
-		VPMOVSXBD(ptr(r.src, 192), z[0])
-		VCVTDQ2PS(z[0], z[0])
-		VMULPS(z[2], z[0], z[0])
-		VMOVUPS(ptr(r.scales, 0), reg.Y1)
-		VPERMPS(z[1], z[27], z[1])
-		VMULPS(z[1], z[0], z[0])
+		scalesQ6K(r)
+		scale16(r)
 		for h := range 2 {
-			VMOVDQU64(ptr(r.src, 64*h), z[11])
-			VBROADCASTI64X4(ptr(r.src, 128+32*h), z[10])
-			for part := range 2 {
-				if part == 0 {
-					VPANDD(z[31], z[11], z[6])
-					VPSLLVW(z[25], z[10], z[8])
-				} else {
-					VPSRLW(U8(4), z[11], z[6])
-					VPANDD(z[31], z[6], z[6])
-					VPSRLVW(z[26], z[10], z[8])
-				}
-				VPTERNLOGD(U8(0xf8), z[30], z[8], z[6])
-				multiply(r, 2*h+part)
-			}
+			quartersQ6K(r, h, func(j int) { multiply(r, j) })
 		}
 	})
 	rows(rowKernel{name: "IQ4XS", size: 136, negs: 128}, func() {
 		picks("quarters", 4)
 		broadcast(low4, 31)
 		VBROADCASTI32X4(iq4, z[28])
-		VPBROADCASTD(n32, reg.Y13)
-		VPBROADCASTD(n15, reg.Y12)
-		VPBROADCASTD(n3, reg.Y11)
-		VMOVDQU(by4, reg.Y10)
-		VMOVDQU(by2, reg.Y15)
+		constantsIQ4XS()
 	}, func(r *rowProduct) {
-		one(&unpacker{src: r.src}, 0)
-		VPBROADCASTD(ptr(r.src, 4), reg.Y0)
-		VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
-		VPAND(reg.Y12, reg.Y0, reg.Y0)
-		VPBROADCASTW(ptr(r.src, 2), reg.Y1)
-		VPSRLVD(reg.Y15, reg.Y1, reg.Y1)
-		VPAND(reg.Y11, reg.Y1, reg.Y1)
-		VPSLLD(U8(4), reg.Y1, reg.Y1)
-		VPOR(reg.Y1, reg.Y0, reg.Y0)
-		VPSUBD(reg.Y13, reg.Y0, reg.Y0)
-		scaledBy(0, 2, ptr(r.scales, 0))
+		scalesIQ4XS(r)
+		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
 		for j := range 2 {
 			halved(r, 8+64*j)
 			VPSHUFB(z[6], z[28], z[6])
