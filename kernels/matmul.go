@@ -95,9 +95,13 @@ type Workspace struct {
 	pack    func(worker, item int)
 	run     func(worker, item int)
 
-	att      attention
-	attend   func(worker, item int)
-	packed   packedCache
+	att    attention
+	attend func(worker, item int)
+	packed packedCache
+
+	ffn  gated
+	gate func(worker, item int)
+
 	pack16   func(worker, item int)
 	attend16 func(worker, item int)
 }
@@ -109,6 +113,7 @@ type scratch struct {
 	scale          []float32 // (chunk, groupsI)
 	offset         []float32 // (chunk, groupsI)
 	c              []float32 // (tokens/lanes, rows, lanes) results
+	gate           []float32 // and those of a feed-forward's gate
 	row            []float32 // a decoded row
 	bytes          []byte    // an unpacked row on its way to float32
 	row16          []float32 // and its scales
@@ -133,6 +138,7 @@ func grow[T any](s []T, n int) []T {
 func (ws *Workspace) prepare(threads int) {
 	if ws.run == nil {
 		ws.pack, ws.run, ws.attend = ws.packItem, ws.runItem, ws.attendItem
+		ws.gate = ws.gateItem
 		ws.pack16, ws.attend16 = ws.packItem16, ws.attendItem16
 	}
 	for len(ws.workers) < threads {
@@ -276,16 +282,25 @@ func (ws *Workspace) runItem(worker, item int) {
 		ws.fewExact(s, p, first, rows)
 	case ws.n < few:
 		ws.fewInt8(s, p, first, rows)
-	case ws.mode == Exact:
-		ws.tilesExact(s, p, first, rows)
 	default:
-		ws.tilesInt8(s, p, first, rows)
+		padded := ws.tiles(s, &p.W, first, rows)
+		ws.unpackResults(s, p, first, rows, padded)
 	}
 }
 
-func (ws *Workspace) tilesExact(s *scratch, p *Product, first, rows int) {
-	w := &p.W
-	padded := (rows + tile - 1) / tile * tile
+// tiles multiplies rows with all packed tokens: s.c is (tokens/lanes, padded,
+// lanes), padded being the rows up to a multiple of tile.
+func (ws *Workspace) tiles(s *scratch, w *Matrix, first, rows int) (padded int) {
+	padded = (rows + tile - 1) / tile * tile
+	if ws.mode == Exact {
+		ws.tilesExact(s, w, first, rows, padded)
+	} else {
+		ws.tilesInt8(s, w, first, rows, padded)
+	}
+	return padded
+}
+
+func (ws *Workspace) tilesExact(s *scratch, w *Matrix, first, rows, padded int) {
 	panels := (ws.n + lanes - 1) / lanes
 	s.panelF = grow(s.panelF, spanF/depthF*padded*strideF)
 	s.c = grow(s.c, panels*padded*lanes)
@@ -316,13 +331,10 @@ func (ws *Workspace) tilesExact(s *scratch, p *Product, first, rows int) {
 			}
 		}
 	}
-	ws.unpackResults(s, p, first, rows, padded)
 }
 
-func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
-	w := &p.W
+func (ws *Workspace) tilesInt8(s *scratch, w *Matrix, first, rows, padded int) {
 	f := &forms[w.Type]
-	padded := (rows + tile - 1) / tile * tile
 	panels := (ws.n + lanes - 1) / lanes
 	groups := (w.Cols + 31) / 32
 	s.panelI = grow(s.panelI, spanI/depthI*padded*strideI)
@@ -363,7 +375,6 @@ func (ws *Workspace) tilesInt8(s *scratch, p *Product, first, rows int) {
 			}
 		}
 	}
-	ws.unpackResults(s, p, first, rows, padded)
 }
 
 // plainFloat tells types that are floats, not blocks.

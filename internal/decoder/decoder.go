@@ -601,13 +601,20 @@ func (d *Decoder) dense(out, x []float32, f *feedForward, n int) {
 	if f.gate.none() {
 		d.mul(x, n, to{&f.up, up})
 		d.share(n, width, func(from, to int) { activate(up[from*width:to*width], a.Activation) })
-	} else {
-		gate := d.gate[:n*width]
-		d.mul(x, n, to{&f.gate, gate}, to{&f.up, up})
-		d.share(n, width, func(from, to int) { activateGate(gate[from*width:to*width], up[from*width:to*width], a.Activation) })
-		up = gate
+		d.mul(up, n, to{&f.down, out})
+		return
 	}
-	d.mul(up, n, to{&f.down, out})
+	if d.opt.Observe == nil && f.gate.bias == nil && f.up.bias == nil {
+		// Nobody wants to see what is between the matrices.
+		down := kernels.Product{W: f.down.w, Out: out}
+		kernels.FeedForward(d.opt.Pool, &d.ws, d.opt.Compute, x, n, f.gate.w, f.up.w, d.activateGate, down)
+		d.addBias(to{&f.down, out}, n)
+		return
+	}
+	gate := d.gate[:n*width]
+	d.mul(x, n, to{&f.gate, gate}, to{&f.up, up})
+	d.share(n, width, func(from, to int) { d.activateGate(gate[from*width:to*width], up[from*width:to*width]) })
+	d.mul(gate, n, to{&f.down, out})
 }
 
 // to names a matrix and where its product goes.
@@ -633,16 +640,21 @@ func (d *Decoder) mul(x []float32, n int, tos ...to) {
 		}
 	}
 	for _, t := range tos {
-		if t.l.bias == nil {
-			continue
-		}
-		width := len(t.l.bias)
-		d.share(n, width, func(from, to int) {
-			for i := from; i < to; i++ {
-				kernels.Add(t.out[i*width:(i+1)*width], t.l.bias)
-			}
-		})
+		d.addBias(t, n)
 	}
+}
+
+// addBias adds a matrix's bias, if it has one, to its product for n tokens.
+func (d *Decoder) addBias(t to, n int) {
+	if t.l.bias == nil {
+		return
+	}
+	width := len(t.l.bias)
+	d.share(n, width, func(from, to int) {
+		for i := from; i < to; i++ {
+			kernels.Add(t.out[i*width:(i+1)*width], t.l.bias)
+		}
+	})
 }
 
 // norm normalises each run of w.width elements of x, which each have the same
@@ -704,8 +716,8 @@ func activate(x []float32, f arch.Activation) {
 }
 
 // activateGate computes gate = act(gate) * up.
-func activateGate(gate, up []float32, f arch.Activation) {
-	switch f {
+func (d *Decoder) activateGate(gate, up []float32) {
+	switch d.desc.Activation {
 	case arch.SiLU:
 		kernels.SiLUMul(gate, gate, up)
 		return
@@ -716,7 +728,7 @@ func activateGate(gate, up []float32, f arch.Activation) {
 		}
 		kernels.GELUQuick(gate, gate)
 	default:
-		activate(gate, f)
+		activate(gate, d.desc.Activation)
 	}
 	kernels.Mul(gate, up)
 }
