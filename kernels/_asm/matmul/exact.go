@@ -20,20 +20,21 @@ func exactRow(name string, size int, setup func(), body func(r *rowProduct)) {
 	s.eachRow(avx512, func() {
 		for r := range streams {
 			clearZ(zmm[16+r])
+			clearZ(zmm[20+r])
 		}
 		Load(Param("x"), x)
 		Load(Param("blocks"), left)
 		Label("block")
 		for r, src := range s.src {
 			s.fetch(r, size)
-			body(&rowProduct{src: src, values: x, acc: zmm[16+r]})
+			body(&rowProduct{src: src, values: x, acc: zmm[16+r], acc2: zmm[20+r]})
 			ADDQ(U32(uint32(size)), src)
 		}
 		ADDQ(U32(1024), x)
 		DECQ(left)
 		JNZ(LabelRef("block"))
 		for r := range streams {
-			VMOVAPS(zmm[16+r], zmm[r])
+			VADDPS(zmm[20+r], zmm[16+r], zmm[r])
 		}
 	})
 }
@@ -49,7 +50,9 @@ func floats(name string, f func(i int) float32) Mem {
 func exactRows() {
 	z := zmm
 	// column multiplies 16 weights in z[9] with the activations from column c on.
-	column := func(r *rowProduct, c int) { VFMADD231PS(ptr(r.values, 4*c), z[9], r.acc) }
+	column := func(r *rowProduct, c int) {
+		VFMADD231PS(ptr(r.values, 4*c), z[9], []reg.VecPhysical{r.acc, r.acc2}[c/16%2])
+	}
 	// pair looks up nibbles of 16 bytes at disp: the low ones in low, for columns
 	// from c on, and the high ones in high, for columns from d on.
 	pair := func(r *rowProduct, disp int, low, high reg.VecPhysical, c, d int) {

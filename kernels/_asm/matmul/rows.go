@@ -9,10 +9,11 @@ import (
 )
 
 // rowProduct holds the pointers of a product of rows with one token, and the
-// row's sums. What a kernel does not ask for is not loaded.
+// row's sums, for float32 in two registers. What a kernel does not ask for is
+// not loaded.
 type rowProduct struct {
 	src, values, neg, table, scales, sums reg.GPVirtual
-	acc                                   reg.VecPhysical
+	acc, acc2                             reg.VecPhysical
 }
 
 // rowKernel describes a product of rows with one token.
