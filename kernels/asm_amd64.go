@@ -61,10 +61,11 @@ func gemmF32x1AVX2(c *float32, a *float32, rs uintptr, ks uintptr, b *float32, d
 //	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
 //	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
 //
-// with zero = 1<<shift, or 0 if shift is 32.
+// with zero = 1<<shift, or 0 if shift is 32, and goes on with the next 8 rows until
+// it has done tiles times 8. Neither tiles nor groups is 0.
 //
 //go:noescape
-func gemmInt8g32VNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64)
+func gemmInt8g32VNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64, tiles int)
 
 // gemmInt8g32AVX2 adds to 16 lanes of c, (4, 32), the product of unpacked weights
 // with groups of packed activations, for each group of 32 columns and each part
@@ -84,10 +85,11 @@ func gemmInt8g32AVX2(c *float32, u *byte, scale *float32, offset *float32, acts 
 //	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
 //	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
 //
-// with zero = 1<<shift, or 0 if shift is 32.
+// with zero = 1<<shift, or 0 if shift is 32, and goes on with the next 8 rows until
+// it has done tiles times 8. Neither tiles nor groups is 0.
 //
 //go:noescape
-func gemmInt8g32oVNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64)
+func gemmInt8g32oVNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64, tiles int)
 
 // gemmInt8g32oAVX2 adds to 16 lanes of c, (4, 32), the product of unpacked weights
 // with groups of packed activations, for each group of 32 columns and each part
@@ -107,10 +109,11 @@ func gemmInt8g32oAVX2(c *float32, u *byte, scale *float32, offset *float32, acts
 //	sum := sum of (u[r*strideI+k] - zero) * act[k][l] over the part's columns k
 //	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
 //
-// with zero = 1<<shift, or 0 if shift is 32.
+// with zero = 1<<shift, or 0 if shift is 32, and goes on with the next 8 rows until
+// it has done tiles times 8. Neither tiles nor groups is 0.
 //
 //go:noescape
-func gemmInt8g16VNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64)
+func gemmInt8g16VNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64, tiles int)
 
 // gemmInt8g16AVX2 adds to 16 lanes of c, (4, 32), the product of unpacked weights
 // with groups of packed activations, for each group of 32 columns and each part
@@ -130,10 +133,11 @@ func gemmInt8g16AVX2(c *float32, u *byte, scale *float32, offset *float32, acts 
 //	c[r*32+l] += scaleOfAct[l] * scale[r*groupsI+i] * sum
 //	c[r*32+l] += scaleOfAct[l] * offset[r*groupsI+i] * sumOfAct[l]
 //
-// with zero = 1<<shift, or 0 if shift is 32.
+// with zero = 1<<shift, or 0 if shift is 32, and goes on with the next 8 rows until
+// it has done tiles times 8. Neither tiles nor groups is 0.
 //
 //go:noescape
-func gemmInt8g16oVNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64)
+func gemmInt8g16oVNNI(c *float32, u *byte, scale *float32, offset *float32, acts *byte, groups int, shift uint64, tiles int)
 
 // gemmInt8g16oAVX2 adds to 16 lanes of c, (4, 32), the product of unpacked weights
 // with groups of packed activations, for each group of 32 columns and each part
@@ -440,15 +444,11 @@ func affineAVX2(out *float32, x *float32, n int, scale float32, shift float32)
 //go:noescape
 func geluErfAVX2(out *float32, x *float32, n int)
 
-// largestAVX512 returns the largest magnitude of 16*n elements, n > 0, NaN if there is one.
+// roundRowsAVX512 is roundRowsGo for rows of 16*n elements, stride bytes apart; neither rows
+// nor n is 0.
 //
 //go:noescape
-func largestAVX512(x *float32, n int) float32
-
-// toInt16AVX512 rounds 16*n products x*scale, n > 0, to 16-bit integers.
-//
-//go:noescape
-func toInt16AVX512(dst *byte, x *float32, n int, scale float32)
+func roundRowsAVX512(dst *byte, tops *float32, x *float32, stride uintptr, rows int, n int, limit float32)
 
 // zip16AVX512 puts 16*n elements of 16 bits of a and b, n > 0, side by side.
 //

@@ -109,6 +109,15 @@ func (b *queryBlock) set(a *attention, head, i int) {
 	b.rows = b.highest + 1 - b.lo
 }
 
+// run returns how many lanes from l on are neighbouring heads of one token.
+func (b *queryBlock) run(l int) int {
+	n := 1
+	for l+n < b.m && b.lane[l+n].pos == b.lane[l].pos {
+		n++
+	}
+	return n
+}
+
 // adjust applies what comes between products and softmax to scores, (rows,
 // lanes); positions that a query does not see get -Inf.
 func (b *queryBlock) adjust(scores []float32) {

@@ -83,31 +83,35 @@ func (ws *Workspace) packItem16(worker, item int) {
 	scales := c.scales[at:][:sumBlock]
 	clear(keys[2*n*dim:])
 	clear(scales[n:])
-	limit := int16Limit(dim)
-	for i := range n {
-		row := a.k.row(w, (first+i)*width+(c.heads+head)*dim, dim)
-		scales[i] = roundInt16(keys[2*i*dim:][:2*dim], row, limit) / float32(limit)
+	if n > 0 {
+		limit := int16Limit(dim)
+		rows, stride := a.k.rows(w, first*width+(c.heads+head)*dim, n, width, dim)
+		roundRows(keys, scales[:n], rows, stride, dim, limit)
+		Scale(scales[:n], 1/float32(limit))
 	}
 
 	values := c.values[2*at*dim:][:2*sumBlock*dim]
 	logs, inverse := c.logs[at:][:sumBlock], c.inverse[at:][:sumBlock]
-	w.bytes = grow(w.bytes, 4*dim)
+	w.bytes = grow(w.bytes, 2*sumBlock*dim)
+	clear(w.bytes[2*n*dim:])
+	if n > 0 {
+		rows, stride := a.v.rows(w, first*width+(c.heads+head)*dim, n, width, dim)
+		roundRows(w.bytes, inverse[:n], rows, stride, dim, maxValue)
+	}
 	for i := range sumBlock {
-		own := w.bytes[i%2*2*dim:][:2*dim]
-		logs[i], inverse[i] = 0, 1
+		logs[i] = 0
 		if i >= n {
-			clear(own)
-		} else {
-			row := a.v.row(w, (first+i)*width+(c.heads+head)*dim, dim)
-			top := max(roundInt16(own, row, maxValue), negligible)
-			inverse[i] = 1 / top
-			if top == top { // NaN comes through the sum of weights
-				logs[i] = float32(math.Log2(float64(top)))
-			}
+			inverse[i] = 1
+			continue
 		}
-		if i%2 == 1 {
-			zip16(values[i/2*4*dim:][:4*dim], w.bytes[:2*dim], own)
+		top := max(inverse[i], negligible)
+		inverse[i] = 1 / top
+		if top == top { // NaN comes through the sum of weights
+			logs[i] = float32(math.Log2(float64(top)))
 		}
+	}
+	for i := 0; i < sumBlock; i += 2 {
+		zip16(values[2*i*dim:][:4*dim], w.bytes[2*i*dim:][:2*dim], w.bytes[2*(i+1)*dim:][:2*dim])
 	}
 }
 
@@ -117,36 +121,33 @@ func int16Limit(dim int) int {
 	return min(int(math.Sqrt((1<<31-1)/float64(dim))), math.MaxInt16)
 }
 
-// roundInt16 rounds x, whose length is a multiple of 16, to integers: x[i] ≈
-// dst[i] * top / limit. It returns top, the largest magnitude of x, 0 if that
-// is negligible and NaN if it is not finite; all of dst is 0 in these cases.
-func roundInt16(dst []byte, x []float32, limit int) float32 {
-	top := largest(x)
-	switch {
-	case top < negligible:
-		clear(dst)
-		return 0
-	case !(top <= math.MaxFloat32):
-		clear(dst)
-		return float32(math.NaN())
-	}
-	toInt16(dst, x, float32(limit)/top)
-	return top
-}
-
-// largestGo returns the largest magnitude of x, NaN if there is one.
-func largestGo(x []float32) float32 {
-	var top uint32
-	for _, v := range x {
-		top = max(top, math.Float32bits(v)&^(1<<31)) // NaN is above infinity
-	}
-	return math.Float32frombits(top)
-}
-
-// toInt16Go rounds x*scale to nearest even integers.
-func toInt16Go(dst []byte, x []float32, scale float32) {
-	for i, v := range x {
-		binary.LittleEndian.PutUint16(dst[2*i:], uint16(int16(math.RoundToEven(float64(v*scale)))))
+// roundRowsGo rounds rows of x, dim elements each and stride apart, to 16-bit
+// integers: x[i] ≈ dst[i] * tops[r] / limit. tops[r] is the largest magnitude of
+// row r, 0 if that is negligible and NaN if it is not finite; all of the row is 0
+// in these cases. dim is a multiple of 16.
+func roundRowsGo(dst []byte, tops, x []float32, stride, dim, limit int) {
+	for r := range tops {
+		row, dst := x[r*stride:][:dim], dst[2*r*dim:][:2*dim]
+		var bits uint32
+		for _, v := range row {
+			bits = max(bits, math.Float32bits(v)&^(1<<31)) // NaN is above infinity
+		}
+		top := math.Float32frombits(bits)
+		tops[r] = top
+		switch {
+		case top < negligible:
+			tops[r] = 0
+			clear(dst)
+			continue
+		case !(top <= math.MaxFloat32):
+			tops[r] = float32(math.NaN())
+			clear(dst)
+			continue
+		}
+		scale := float32(limit) / top
+		for i, v := range row {
+			binary.LittleEndian.PutUint16(dst[2*i:], uint16(int16(math.RoundToEven(float64(v*scale)))))
+		}
 	}
 }
 
@@ -180,10 +181,12 @@ func (ws *Workspace) attendItem16(worker, item int) {
 
 	var scale [lanes]float32
 	limit := int16Limit(dim)
-	for l := range b.m {
-		q := b.lane[l].at
-		scale[l] = a.s.Scale * roundInt16(w.bytes[2*l*dim:][:2*dim], a.q[q:q+dim], limit) / float32(limit)
+	for l := 0; l < b.m; {
+		n := b.run(l)
+		roundRows(w.bytes[2*l*dim:], scale[l:l+n], a.q[b.lane[l].at:], dim, dim, limit)
+		l += n
 	}
+	Scale(scale[:], a.s.Scale/float32(limit))
 	clear(w.bytes[2*b.m*dim:])
 	for d := 0; d < dim; d += 16 {
 		interleave(w.panelI[2*d*lanes:], w.bytes[2*d:], 2*dim)
@@ -199,9 +202,10 @@ func (ws *Workspace) attendItem16(worker, item int) {
 		sums16(w.c, c.values[2*(at+p)*dim:], w.weights[2*p*lanes:], n, w.blocks[p/sumBlock*lanes:])
 	}
 	transposeOut(w.query, dim, w.c, dim, lanes)
-	for l := range b.m {
-		at := b.lane[l].at
-		copy(a.out[at:at+dim], w.query[l*dim:])
+	for l := 0; l < b.m; {
+		n := b.run(l)
+		copy(a.out[b.lane[l].at:][:n*dim], w.query[l*dim:])
+		l += n
 	}
 }
 

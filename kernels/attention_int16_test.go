@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -10,13 +11,12 @@ import (
 // magnitude of a value: values have 11 bits, weights 14, scores about 12.
 const budgetAtt16 = 1e-3
 
+// randomBytes16 returns 16-bit integers of magnitudes up to limit.
 func randomBytes16(r *rand.Rand, n, limit int) []byte {
-	x := make([]float32, n)
-	for i := range x {
-		x[i] = float32(r.IntN(2*limit+1) - limit)
+	var dst []byte
+	for range n {
+		dst = binary.LittleEndian.AppendUint16(dst, uint16(r.IntN(2*limit+1)-limit))
 	}
-	dst := make([]byte, 2*n)
-	toInt16Go(dst, x, 1)
 	return dst
 }
 
@@ -24,27 +24,34 @@ func TestInt16(t *testing.T) {
 	eachCPU(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(4, 16))
 		for dim := 16; dim <= 320; dim += 16 {
-			x := randomFloats(r, dim)
-			if got, want := largest(x), largestGo(x); got != want {
-				t.Fatalf("largest of %d is %g, want %g", dim, got, want)
-			}
-			for _, special := range []float32{float32(math.NaN()), float32(math.Inf(-1))} {
-				y := append([]float32(nil), x...)
-				y[r.IntN(dim)] = special
-				if got, want := largest(y), largestGo(y); !same(got, want) {
-					t.Fatalf("largest of %d with %g is %g, want %g", dim, special, got, want)
+			rows, stride := 1+r.IntN(9), dim+r.IntN(7)
+			x := randomFloats(r, rows*stride)
+			for row := range rows {
+				switch at := x[row*stride:][:dim]; r.IntN(8) {
+				case 0:
+					at[r.IntN(dim)] = float32(math.NaN())
+				case 1:
+					at[r.IntN(dim)] = float32(math.Inf(-1))
+				case 2:
+					Scale(at, 1e-22)
+				case 3:
+					Scale(at, 1e37)
+				case 4:
+					clear(at)
 				}
-				dst := randomBytes16(r, dim, 9)
-				if top := roundInt16(dst, y, 100); top == top {
-					t.Fatalf("rounding %d elements with %g: scale %g, want NaN", dim, special, top)
-				}
 			}
-			got, want := make([]byte, 2*dim+1), make([]byte, 2*dim+1)
-			got[2*dim], want[2*dim] = 7, 7
-			toInt16(got, x, 1234.5)
-			toInt16Go(want, x, 1234.5)
+			got, want := make([]byte, 2*rows*dim+1), make([]byte, 2*rows*dim+1)
+			tops, topsGo := make([]float32, rows+1), make([]float32, rows+1)
+			got[2*rows*dim], want[2*rows*dim], tops[rows], topsGo[rows] = 7, 7, 7, 7
+			roundRows(got, tops[:rows], x, stride, dim, 1234)
+			roundRowsGo(want, topsGo[:rows], x, stride, dim, 1234)
 			if string(got) != string(want) {
-				t.Fatalf("rounding %d elements: %v, want %v", dim, got, want)
+				t.Fatalf("rounding %d rows of %d elements: %v, want %v", rows, dim, got, want)
+			}
+			for i, top := range topsGo {
+				if !same(tops[i], top) {
+					t.Fatalf("rounding %d rows of %d elements: largest of row %d is %g, want %g", rows, dim, i, tops[i], top)
+				}
 			}
 			a, b := randomBytes16(r, dim, 32767), randomBytes16(r, dim, 32767)
 			got, want = make([]byte, 4*dim+1), make([]byte, 4*dim+1)

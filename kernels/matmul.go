@@ -369,9 +369,7 @@ func (ws *Workspace) tilesInt8(s *scratch, w *Matrix, first, rows, padded int) {
 			for t := range panels {
 				acts := ws.values[(t*groups+k/32)*actGroup:][:g*actGroup]
 				c := s.c[t*padded*lanes:][:padded*lanes]
-				for r := 0; r < padded; r += tile {
-					gemmInt8(f, c[r*lanes:], s.panelI[(i+r)*strideI:], s.scale[(i+r)*groupsI:], s.offset[(i+r)*groupsI:], acts, g)
-				}
+				gemmInt8(f, c, s.panelI[i*strideI:], s.scale[i*groupsI:], s.offset[i*groupsI:], acts, g)
 			}
 		}
 	}

@@ -26,12 +26,13 @@ func gemmF32Go(c, a []float32, rs, ks int, b []float32, depth, rows int) {
 	}
 }
 
-// gemmInt8Go adds to c, (tile, lanes), the product of tile rows of unpacked
-// weights (strides strideI and groupsI) and groups of packed activations.
+// gemmInt8Go adds to c, (rows, lanes), the product of rows of unpacked weights
+// (strides strideI and groupsI) and groups of packed activations. The number of
+// rows is a multiple of tile.
 func gemmInt8Go(f *form, c []float32, u []byte, scale, offset []float32, acts []byte, groups int) {
 	zero := int32(f.zero())
 	parts := 32 / f.group
-	for r := range tile {
+	for r := range len(c) / lanes {
 		for g := range groups {
 			act := acts[g*actGroup:][:actGroup]
 			for part := range parts {

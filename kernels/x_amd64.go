@@ -61,8 +61,9 @@ func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []by
 		return
 	}
 	per := groups * 32 / f.group
-	_, _, _ = c[tile*lanes-1], u[(tile-1)*strideI+groups*32-1], acts[groups*actGroup-1]
-	_, _ = scale[(tile-1)*groupsI+per-1], offset[(tile-1)*groupsI+per-1]
+	rows := len(c) / lanes
+	_, _, _ = c[tile*lanes-1], u[(rows-1)*strideI+groups*32-1], acts[groups*actGroup-1]
+	_, _ = scale[(rows-1)*groupsI+per-1], offset[(rows-1)*groupsI+per-1]
 	switch {
 	case hasVNNI:
 		kernel := gemmInt8g32VNNI
@@ -74,7 +75,7 @@ func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []by
 		case f.group == 16:
 			kernel = gemmInt8g16oVNNI
 		}
-		kernel(&c[0], &u[0], &scale[0], &offset[0], &acts[0], groups, uint64(f.shift))
+		kernel(&c[0], &u[0], &scale[0], &offset[0], &acts[0], groups, uint64(f.shift), rows/tile)
 	case hasAVX2:
 		kernel := gemmInt8g32AVX2
 		switch {
@@ -85,7 +86,7 @@ func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []by
 		case f.group == 16:
 			kernel = gemmInt8g16oAVX2
 		}
-		for r := 0; r < tile; r += 4 {
+		for r := 0; r < rows; r += 4 {
 			for half := 0; half < lanes; half += 16 {
 				kernel(&c[r*lanes+half], &u[r*strideI], &scale[r*groupsI], &offset[r*groupsI], &acts[4*half], groups, uint64(f.zero()))
 			}
@@ -465,20 +466,14 @@ func softmaxLanes(s []float32, sink, sums *[lanes]float32) {
 // has16 tells whether attention is faster in 16-bit integers.
 func has16() bool { return hasVNNI }
 
-func largest(x []float32) float32 {
-	if !hasAVX512 || len(x) < 16 {
-		return largestGo(x)
-	}
-	return largestAVX512(&x[0], len(x)/16)
-}
-
-func toInt16(dst []byte, x []float32, scale float32) {
-	if !hasAVX512 || len(x) < 16 {
-		toInt16Go(dst, x, scale)
+func roundRows(dst []byte, tops, x []float32, stride, dim, limit int) {
+	rows := len(tops)
+	if !hasAVX512 || rows == 0 || dim == 0 {
+		roundRowsGo(dst, tops, x, stride, dim, limit)
 		return
 	}
-	_ = dst[2*len(x)-1]
-	toInt16AVX512(&dst[0], &x[0], len(x)/16, scale)
+	_, _ = dst[2*rows*dim-1], x[(rows-1)*stride+dim-1]
+	roundRowsAVX512(&dst[0], &tops[0], &x[0], uintptr(4*stride), rows, dim/16, float32(limit))
 }
 
 func zip16(dst, a, b []byte) {

@@ -56,8 +56,9 @@ func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []by
 		return
 	}
 	per := groups * 32 / f.group
-	_, _, _ = c[tile*lanes-1], u[(tile-1)*strideI+groups*32-1], acts[groups*actGroup-1]
-	_, _ = scale[(tile-1)*groupsI+per-1], offset[(tile-1)*groupsI+per-1]
+	rows := len(c) / lanes
+	_, _, _ = c[tile*lanes-1], u[(rows-1)*strideI+groups*32-1], acts[groups*actGroup-1]
+	_, _ = scale[(rows-1)*groupsI+per-1], offset[(rows-1)*groupsI+per-1]
 	kernels := &gemmInt8g32
 	if f.group == 16 {
 		kernels = &gemmInt8g16
@@ -72,7 +73,7 @@ func gemmInt8(f *form, c []float32, u []byte, scale, offset []float32, acts []by
 	if hasDotProd {
 		i, width = i+3, 8
 	}
-	for r := 0; r < tile; r += 4 {
+	for r := 0; r < rows; r += 4 {
 		for l := 0; l < lanes; l += width {
 			kernels[i](&c[r*lanes+l], &u[r*strideI], &scale[r*groupsI], &offset[r*groupsI], &acts[4*l], groups, uint64(f.shift))
 		}

@@ -6,9 +6,9 @@ package kernels
 // as many of them at a time as of float32.
 func has16() bool { return false }
 
-func largest(x []float32) float32 { return largestGo(x) }
-
-func toInt16(dst []byte, x []float32, scale float32) { toInt16Go(dst, x, scale) }
+func roundRows(dst []byte, tops, x []float32, stride, dim, limit int) {
+	roundRowsGo(dst, tops, x, stride, dim, limit)
+}
 
 func zip16(dst, a, b []byte) { zip16Go(dst, a, b) }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -8,32 +10,39 @@ import (
 
 // The constants of ../../attention_int16.go.
 const (
-	sumBlock = 64
-	maxValue = 2000
-	lowest   = -1e30
-	least    = -100
+	sumBlock   = 64
+	negligible = 1e-20
+	maxValue   = 2000
+	lowest     = -1e30
+	least      = -100
 )
 
 func attention() {
-	largestAVX512()
-	toInt16AVX512()
+	roundRowsAVX512()
 	zip16AVX512()
 	scores16VNNI()
 	sums16VNNI()
 }
 
-func largestAVX512() {
-	text("largestAVX512", "func(x *float32, n int) float32",
-		"largestAVX512 returns the largest magnitude of 16*n elements, n > 0, NaN if there is one.")
-	x, n := load("x"), load("n")
+func roundRowsAVX512() {
+	text("roundRowsAVX512", "func(dst *byte, tops, x *float32, stride uintptr, rows, n int, limit float32)",
+		"roundRowsAVX512 is roundRowsGo for rows of 16*n elements, stride bytes apart; neither rows",
+		"nor n is 0.")
+	dst, tops, next, stride, rows := load("dst"), load("tops"), load("x"), load("stride"), load("rows")
+	limit := reg.X5
+	Load(Param("limit"), limit)
 	VPBROADCASTD(NewDataAddr(Symbol{Name: "absMask", Static: true}, 0), reg.Z2)
+	x, n, bits := GP64(), GP64(), GP32()
+	Label("row")
+	MOVQ(next, x)
+	Load(Param("n"), n)
 	zero(reg.Y0)
-	Label("loop")
+	Label("top")
 	VPANDD(ptr(x, 0), reg.Z2, reg.Z1)
 	VPMAXUD(reg.Z1, reg.Z0, reg.Z0)
 	ADDQ(U32(64), x)
 	DECQ(n)
-	JNZ(LabelRef("loop"))
+	JNZ(LabelRef("top"))
 	VEXTRACTI64X4(U8(1), reg.Z0, reg.Y1)
 	VPMAXUD(reg.Y1, reg.Y0, reg.Y0)
 	VEXTRACTI128(U8(1), reg.Y0, reg.X1)
@@ -42,25 +51,33 @@ func largestAVX512() {
 	VPMAXUD(reg.X1, reg.X0, reg.X0)
 	VPSHUFD(U8(0x01), reg.X0, reg.X1)
 	VPMAXUD(reg.X1, reg.X0, reg.X0)
-	Store(reg.X0, ReturnIndex(0))
-	ret()
-}
-
-func toInt16AVX512() {
-	text("toInt16AVX512", "func(dst *byte, x *float32, n int, scale float32)",
-		"toInt16AVX512 rounds 16*n products x*scale, n > 0, to 16-bit integers.")
-	dst, x, n := load("dst"), load("x"), load("n")
-	s := XMM()
-	Load(Param("scale"), s)
-	VBROADCASTSS(s, reg.Z1)
-	Label("loop")
-	VMULPS(ptr(x, 0), reg.Z1, reg.Z0)
-	VCVTPS2DQ(reg.Z0, reg.Z0)
+	VDIVSS(reg.X0, limit, reg.X3)
+	VMOVD(reg.X0, bits)
+	KXNORW(reg.K1, reg.K1, reg.K1)
+	least := math.Float32bits(negligible)
+	SUBL(U32(least), bits)
+	CMPL(bits, U32(0x7f800000-least))
+	JB(LabelRef("round"))
+	// Negligible or not finite: no values, and for the scale x-x or 0.
+	KXORW(reg.K1, reg.K1, reg.K1)
+	VSUBSS(reg.X0, reg.X0, reg.X0)
+	Label("round")
+	VMOVSS(reg.X0, ptr(tops, 0))
+	VBROADCASTSS(reg.X3, reg.Z3)
+	MOVQ(next, x)
+	Load(Param("n"), n)
+	Label("values")
+	VMULPS(ptr(x, 0), reg.Z3, reg.Z0)
+	VCVTPS2DQ_Z(reg.Z0, reg.K1, reg.Z0)
 	VPMOVSDW(reg.Z0, ptr(dst, 0))
 	ADDQ(U32(64), x)
 	ADDQ(U32(32), dst)
 	DECQ(n)
-	JNZ(LabelRef("loop"))
+	JNZ(LabelRef("values"))
+	ADDQ(stride, next)
+	ADDQ(U32(4), tops)
+	DECQ(rows)
+	JNZ(LabelRef("row"))
 	ret()
 }
 

@@ -214,14 +214,23 @@ func int8Name(group int, offset bool, suffix string) string {
 // left; a count of 32 gives zero.
 func gemmInt8VNNI(group int, offset bool) {
 	name := int8Name(group, offset, "VNNI")
-	text(name, "func(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64)",
-		append(int8Doc(name, group, offset, 8, 32), "", "with zero = 1<<shift, or 0 if shift is 32.")...)
-	c, u, scale, off, acts, groups := load("c"), load("u"), load("scale"), load("offset"), load("acts"), load("groups")
+	text(name, "func(c *float32, u *byte, scale, offset *float32, acts *byte, groups int, shift uint64, tiles int)",
+		append(int8Doc(name, group, offset, 8, 32), "", "with zero = 1<<shift, or 0 if shift is 32, and goes on with the next 8 rows until",
+			"it has done tiles times 8. Neither tiles nor groups is 0.")...)
+	c, nextU, nextScale, nextOff, tiles := load("c"), load("u"), load("scale"), load("offset"), load("tiles")
 	shift := reg.X31
 	VMOVQ(load("shift"), shift)
 	parts := 32 / group
-	TESTQ(groups, groups)
-	JZ(LabelRef("done"))
+	u, scale, off := GP64(), GP64(), GP64()
+	Label("tile")
+	acts, groups := load("acts"), load("groups")
+	for _, p := range []struct {
+		at, next reg.GPVirtual
+		step     uint32
+	}{{u, nextU, 8 * strideI}, {scale, nextScale, 8 * 4 * groupsI}, {off, nextOff, 8 * 4 * groupsI}} {
+		MOVQ(p.next, p.at)
+		ADDQ(U32(p.step), p.next)
+	}
 	Label("loop")
 	das := [2]reg.VecPhysical{zmm[22], zmm[23]}
 	VMOVUPS(ptr(acts, actScales), das[0])
@@ -342,7 +351,9 @@ func gemmInt8VNNI(group int, offset bool) {
 	}
 	DECQ(groups)
 	JNZ(LabelRef("loop"))
-	Label("done")
+	ADDQ(U32(8*4*lanes), c)
+	DECQ(tiles)
+	JNZ(LabelRef("tile"))
 	ret()
 }
 
