@@ -173,6 +173,30 @@ func dotRowsF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep in
 //go:noescape
 func dotRowsBF16AVX512(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
 
+// dotFormg16AVX512 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg16AVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg16oAVX512 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg16oAVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg32AVX512 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg32AVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg32oAVX512 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg32oAVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
 // dotF32AVX2 returns the sum of x[i]*y[i], n being a multiple of the vector length.
 //
 //go:noescape
@@ -195,6 +219,30 @@ func dotRowsF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int,
 //
 //go:noescape
 func dotRowsBF16AVX2(out *float32, outStep int, rows int, src *byte, srcStep int, skip int, y *float32, n int)
+
+// dotFormg16AVX2 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg16AVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg16oAVX2 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg16oAVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg32AVX2 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg32AVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+
+// dotFormg32oAVX2 returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a
+// multiple of 32. Of names: g16 and g32 are the length, o has offsets.
+//
+//go:noescape
+func dotFormg32oAVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
 
 // dotGroups32VNNI returns the sum over g of scale[g]*scales[g] * sum of u[i]*values[i] over group g of 32.
 //

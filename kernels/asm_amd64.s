@@ -4581,6 +4581,223 @@ done:
 	VZEROUPPER
 	RET
 
+// func dotFormg16AVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, AVX512F, SSE
+TEXT ·dotFormg16AVX512(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         zero+40(FP), SI
+	VMOVQ        SI, X14
+	VPBROADCASTD X14, Z14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Z12
+	VPMOVZXBD    (AX), Z4
+	VPSUBD       Z14, Z4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z12, Z4, Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VBROADCASTSS 4(CX), Z12
+	VPMOVZXBD    16(AX), Z5
+	VPSUBD       Z14, Z5, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z12, Z5, Z5
+	VFMADD231PS  64(DX), Z5, Z1
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000008, CX
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z2, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	MOVSS         X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg16oAVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, AVX512F, SSE
+TEXT ·dotFormg16oAVX512(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         offset+16(FP), SI
+	MOVQ         zero+40(FP), DI
+	VMOVQ        DI, X14
+	VPBROADCASTD X14, Z14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Z12
+	VBROADCASTSS (SI), Z13
+	VPMOVZXBD    (AX), Z4
+	VPSUBD       Z14, Z4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z12, Z4, Z4
+	VADDPS       Z13, Z4, Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VBROADCASTSS 4(CX), Z12
+	VBROADCASTSS 4(SI), Z13
+	VPMOVZXBD    16(AX), Z5
+	VPSUBD       Z14, Z5, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z12, Z5, Z5
+	VADDPS       Z13, Z5, Z5
+	VFMADD231PS  64(DX), Z5, Z1
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000008, CX
+	ADDQ         $0x00000008, SI
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z2, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	MOVSS         X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg32AVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, AVX512F, SSE
+TEXT ·dotFormg32AVX512(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         zero+40(FP), SI
+	VMOVQ        SI, X14
+	VPBROADCASTD X14, Z14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Z12
+	VPMOVZXBD    (AX), Z4
+	VPSUBD       Z14, Z4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z12, Z4, Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VPMOVZXBD    16(AX), Z5
+	VPSUBD       Z14, Z5, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z12, Z5, Z5
+	VFMADD231PS  64(DX), Z5, Z1
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z2, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	MOVSS         X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg32oAVX512(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, AVX512F, SSE
+TEXT ·dotFormg32oAVX512(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         offset+16(FP), SI
+	MOVQ         zero+40(FP), DI
+	VMOVQ        DI, X14
+	VPBROADCASTD X14, Z14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Z12
+	VBROADCASTSS (SI), Z13
+	VPMOVZXBD    (AX), Z4
+	VPSUBD       Z14, Z4, Z4
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z12, Z4, Z4
+	VADDPS       Z13, Z4, Z4
+	VFMADD231PS  (DX), Z4, Z0
+	VPMOVZXBD    16(AX), Z5
+	VPSUBD       Z14, Z5, Z5
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z12, Z5, Z5
+	VADDPS       Z13, Z5, Z5
+	VFMADD231PS  64(DX), Z5, Z1
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000004, SI
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS        Z1, Z0, Z0
+	VADDPS        Z3, Z2, Z2
+	VADDPS        Z2, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VADDPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x0e, X0, X1
+	VADDPS        X1, X0, X0
+	VPSHUFD       $0x01, X0, X1
+	VADDSS        X1, X0, X0
+	MOVSS         X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
 // func dotF32AVX2(x *byte, y *float32, n int) float32
 // Requires: AVX, AVX2, FMA3, SSE
 TEXT ·dotF32AVX2(SB), NOSPLIT, $0-28
@@ -5055,6 +5272,259 @@ sum:
 	JNZ          row
 
 done:
+	VZEROUPPER
+	RET
+
+// func dotFormg16AVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotFormg16AVX2(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         zero+40(FP), SI
+	VMOVQ        SI, X14
+	VPBROADCASTD X14, Y14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Y12
+	VPMOVZXBD    (AX), Y4
+	VPSUBD       Y14, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y12, Y4, Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VPMOVZXBD    8(AX), Y5
+	VPSUBD       Y14, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y12, Y5, Y5
+	VFMADD231PS  32(DX), Y5, Y1
+	VBROADCASTSS 4(CX), Y12
+	VPMOVZXBD    16(AX), Y6
+	VPSUBD       Y14, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y12, Y6, Y6
+	VFMADD231PS  64(DX), Y6, Y2
+	VPMOVZXBD    24(AX), Y7
+	VPSUBD       Y14, Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y12, Y7, Y7
+	VFMADD231PS  96(DX), Y7, Y3
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000008, CX
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDSS       X1, X0, X0
+	MOVSS        X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg16oAVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotFormg16oAVX2(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         offset+16(FP), SI
+	MOVQ         zero+40(FP), DI
+	VMOVQ        DI, X14
+	VPBROADCASTD X14, Y14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Y12
+	VBROADCASTSS (SI), Y13
+	VPMOVZXBD    (AX), Y4
+	VPSUBD       Y14, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y12, Y4, Y4
+	VADDPS       Y13, Y4, Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VPMOVZXBD    8(AX), Y5
+	VPSUBD       Y14, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y12, Y5, Y5
+	VADDPS       Y13, Y5, Y5
+	VFMADD231PS  32(DX), Y5, Y1
+	VBROADCASTSS 4(CX), Y12
+	VBROADCASTSS 4(SI), Y13
+	VPMOVZXBD    16(AX), Y6
+	VPSUBD       Y14, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y12, Y6, Y6
+	VADDPS       Y13, Y6, Y6
+	VFMADD231PS  64(DX), Y6, Y2
+	VPMOVZXBD    24(AX), Y7
+	VPSUBD       Y14, Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y12, Y7, Y7
+	VADDPS       Y13, Y7, Y7
+	VFMADD231PS  96(DX), Y7, Y3
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000008, CX
+	ADDQ         $0x00000008, SI
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDSS       X1, X0, X0
+	MOVSS        X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg32AVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotFormg32AVX2(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         zero+40(FP), SI
+	VMOVQ        SI, X14
+	VPBROADCASTD X14, Y14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Y12
+	VPMOVZXBD    (AX), Y4
+	VPSUBD       Y14, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y12, Y4, Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VPMOVZXBD    8(AX), Y5
+	VPSUBD       Y14, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y12, Y5, Y5
+	VFMADD231PS  32(DX), Y5, Y1
+	VPMOVZXBD    16(AX), Y6
+	VPSUBD       Y14, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y12, Y6, Y6
+	VFMADD231PS  64(DX), Y6, Y2
+	VPMOVZXBD    24(AX), Y7
+	VPSUBD       Y14, Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y12, Y7, Y7
+	VFMADD231PS  96(DX), Y7, Y3
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDSS       X1, X0, X0
+	MOVSS        X0, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func dotFormg32oAVX2(u *byte, scale *float32, offset *float32, x *float32, n int, zero uint64) float32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotFormg32oAVX2(SB), NOSPLIT, $0-52
+	MOVQ         u+0(FP), AX
+	MOVQ         scale+8(FP), CX
+	MOVQ         x+24(FP), DX
+	MOVQ         n+32(FP), BX
+	MOVQ         offset+16(FP), SI
+	MOVQ         zero+40(FP), DI
+	VMOVQ        DI, X14
+	VPBROADCASTD X14, Y14
+	VPXOR        Y0, Y0, Y0
+	VPXOR        Y1, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	TESTQ        BX, BX
+	JZ           sum
+
+loop:
+	VBROADCASTSS (CX), Y12
+	VBROADCASTSS (SI), Y13
+	VPMOVZXBD    (AX), Y4
+	VPSUBD       Y14, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y12, Y4, Y4
+	VADDPS       Y13, Y4, Y4
+	VFMADD231PS  (DX), Y4, Y0
+	VPMOVZXBD    8(AX), Y5
+	VPSUBD       Y14, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y12, Y5, Y5
+	VADDPS       Y13, Y5, Y5
+	VFMADD231PS  32(DX), Y5, Y1
+	VPMOVZXBD    16(AX), Y6
+	VPSUBD       Y14, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y12, Y6, Y6
+	VADDPS       Y13, Y6, Y6
+	VFMADD231PS  64(DX), Y6, Y2
+	VPMOVZXBD    24(AX), Y7
+	VPSUBD       Y14, Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y12, Y7, Y7
+	VADDPS       Y13, Y7, Y7
+	VFMADD231PS  96(DX), Y7, Y3
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000004, CX
+	ADDQ         $0x00000004, SI
+	ADDQ         $0x00000080, DX
+	SUBQ         $0x00000020, BX
+	JNZ          loop
+
+sum:
+	VADDPS       Y1, Y0, Y0
+	VADDPS       Y3, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x0e, X0, X1
+	VADDPS       X1, X0, X0
+	VPSHUFD      $0x01, X0, X1
+	VADDSS       X1, X0, X0
+	MOVSS        X0, ret+48(FP)
 	VZEROUPPER
 	RET
 

@@ -398,6 +398,10 @@ func (ws *Workspace) fewExact(s *scratch, p *Product, first, rows int) {
 	}
 	for r := first; r < first+rows; r++ {
 		row := w.Data[r*size:][:size]
+		if ws.n == 1 {
+			p.Out[r] = decodeDot(w.Type, row, ws.x, s)
+			continue
+		}
 		s.row = grow(s.row, w.Cols)
 		decode(w.Type, s.row, row, s)
 		for t := range ws.n {

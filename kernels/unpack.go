@@ -93,13 +93,34 @@ func decode(t quant.Type, dst []float32, src []byte, s *scratch) {
 		DecodeRow(t, dst, src)
 		return
 	}
-	s.bytes = grow(s.bytes, len(dst))
-	s.row16 = grow(s.row16, len(dst)/16)
-	s.off16 = grow(s.off16, len(dst)/16)
-	if !unpackSIMD(t, s.bytes, s.row16, s.off16, src, len(src)/t.BlockSize()) {
-		f.unpack(s.bytes, s.row16, s.off16, src)
-	}
+	s.unpack(t, src, len(dst))
 	expand(f, dst, s.bytes, s.row16, s.off16)
+}
+
+// decodeDot returns the product of a row with x, decoded by decode's arithmetic.
+func decodeDot(t quant.Type, row []byte, x []float32, s *scratch) float32 {
+	f := &forms[t]
+	s.row = grow(s.row, len(x))
+	if f.unpack == nil {
+		DecodeRow(t, s.row, row)
+		return dotF32(s.row, x)
+	}
+	s.unpack(t, row, len(x))
+	if dot, ok := dotForm(f, s.bytes, s.row16, s.off16, x); ok {
+		return dot
+	}
+	expand(f, s.row, s.bytes, s.row16, s.off16)
+	return dotF32(s.row, x)
+}
+
+// unpack brings n elements into their form, in s.
+func (s *scratch) unpack(t quant.Type, src []byte, n int) {
+	s.bytes = grow(s.bytes, n)
+	s.row16 = grow(s.row16, n/16)
+	s.off16 = grow(s.off16, n/16)
+	if !unpackSIMD(t, s.bytes, s.row16, s.off16, src, len(src)/t.BlockSize()) {
+		forms[t].unpack(s.bytes, s.row16, s.off16, src)
+	}
 }
 
 // expandGo computes dst[i] = scale[g]*(u[i]-zero) + offset[g], g = i/group.

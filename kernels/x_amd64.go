@@ -244,6 +244,38 @@ func expand(f *form, dst []float32, u []byte, scale, offset []float32) {
 	}
 }
 
+// dotForm returns the product of what expand makes of unpacked bytes with x; false
+// where there is no assembly for it.
+func dotForm(f *form, u []byte, scale, offset, x []float32) (dot float32, ok bool) {
+	if !hasAVX2 || len(x) == 0 || len(x)%32 != 0 {
+		return 0, false
+	}
+	groups := len(x) / f.group
+	_, _ = u[len(x)-1], scale[groups-1]
+	var off *float32
+	if f.offset {
+		off = &offset[:groups][0]
+	}
+	kernel := dotFormg32AVX2
+	switch wide := hasAVX512; {
+	case wide && f.group == 32 && !f.offset:
+		kernel = dotFormg32AVX512
+	case wide && f.group == 32:
+		kernel = dotFormg32oAVX512
+	case wide && !f.offset:
+		kernel = dotFormg16AVX512
+	case wide:
+		kernel = dotFormg16oAVX512
+	case f.group == 32 && f.offset:
+		kernel = dotFormg32oAVX2
+	case f.group == 16 && !f.offset:
+		kernel = dotFormg16AVX2
+	case f.group == 16:
+		kernel = dotFormg16oAVX2
+	}
+	return kernel(&u[0], &scale[0], off, &x[0], len(x), uint64(f.zero())), true
+}
+
 func fromHalf(dst []float32, x []uint16) {
 	n := whole(len(x))
 	switch {

@@ -471,6 +471,8 @@ func readAll(buf []byte) {
 	}
 }
 
+func dotForm(*form, []byte, []float32, []float32, []float32) (float32, bool) { return 0, false }
+
 func exactRows(quant.Type, []float32, []byte, []float32) bool { return false }
 
 // rowsForm tells for which types rowsSIMD is there; all take the values as they

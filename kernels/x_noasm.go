@@ -68,6 +68,8 @@ func peakInt8(int) float64 { return 0 }
 
 func readAll([]byte) {}
 
+func dotForm(*form, []byte, []float32, []float32, []float32) (float32, bool) { return 0, false }
+
 func exactRows(quant.Type, []float32, []byte, []float32) bool { return false }
 
 func rowsForm(quant.Type) (oneForm, bool) { return oneForm{}, false }

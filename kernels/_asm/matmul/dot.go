@@ -12,6 +12,10 @@ func dots() {
 		dotRows(w, "F32", 4)
 		dotRows(w, "F16", 2)
 		dotRows(w, "BF16", 2)
+		for _, group := range []int{16, 32} {
+			dotForm(w, group, false)
+			dotForm(w, group, true)
+		}
 	}
 	dotGroups32VNNI()
 	dotGroups16VNNI()
@@ -115,6 +119,63 @@ func dotRows(w width, name string, size int) {
 			VADDPS(w.v(2*r+1), w.v(2*r), w.v(r))
 		}
 	})
+}
+
+// dotForm multiplies what expand makes of unpacked bytes, without storing it,
+// 32 elements a turn.
+func dotForm(w width, group int, offset bool) {
+	name := int8Name(group, offset, w.suffix())
+	name = "dotForm" + name[len("gemmInt8"):]
+	text(name, "func(u *byte, scale, offset, x *float32, n int, zero uint64) float32",
+		name+" returns the sum of x[i]*(scale[g]*float32(u[i]-zero)+offset[g]), g being i over the group's length and n a",
+		"multiple of 32. Of names: g16 and g32 are the length, o has offsets.")
+	u, scale, x, n := load("u"), load("scale"), load("x"), load("n")
+	var off reg.GPVirtual
+	if offset {
+		off = load("offset")
+	}
+	VMOVQ(load("zero"), reg.X14)
+	VPBROADCASTD(reg.X14, w.v(14))
+	step := int(w) / 4
+	for i := range 4 {
+		zero(w.v(i))
+	}
+	TESTQ(n, n)
+	JZ(LabelRef("sum"))
+	Label("loop")
+	for g := range 32 / group {
+		VBROADCASTSS(ptr(scale, 4*g), w.v(12))
+		if offset {
+			VBROADCASTSS(ptr(off, 4*g), w.v(13))
+		}
+		for i := range group / step {
+			at := g*group + i*step
+			v := w.v(4 + at/step%4)
+			VPMOVZXBD(ptr(u, at), v)
+			VPSUBD(w.v(14), v, v)
+			VCVTDQ2PS(v, v)
+			VMULPS(w.v(12), v, v)
+			if offset {
+				VADDPS(w.v(13), v, v)
+			}
+			VFMADD231PS(ptr(x, 4*at), v, w.v(at/step%4))
+		}
+	}
+	ADDQ(U32(32), u)
+	ADDQ(U32(uint32(4*32/group)), scale)
+	if offset {
+		ADDQ(U32(uint32(4*32/group)), off)
+	}
+	ADDQ(U32(128), x)
+	SUBQ(U32(32), n)
+	JNZ(LabelRef("loop"))
+	Label("sum")
+	VADDPS(w.v(1), w.v(0), w.v(0))
+	VADDPS(w.v(3), w.v(2), w.v(2))
+	VADDPS(w.v(2), w.v(0), w.v(0))
+	sumPS(w, 0, 1)
+	Store(reg.X0, ReturnIndex(0))
+	ret()
 }
 
 // sumPS adds the lanes of register i into its lowest, with a scratch register.
