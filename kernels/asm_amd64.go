@@ -403,6 +403,11 @@ func sumAVX512(x *float32, n int) float64
 //go:noescape
 func affineAVX512(out *float32, x *float32, n int, scale float32, shift float32)
 
+// clampAVX512 computes out[i] = min(max(x[i], low), high), n being a multiple of the vector length.
+//
+//go:noescape
+func clampAVX512(out *float32, x *float32, n int, low float32, high float32)
+
 // geluErfAVX512 computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
 // vector length.
 //
@@ -485,6 +490,11 @@ func sumAVX2(x *float32, n int) float64
 //
 //go:noescape
 func affineAVX2(out *float32, x *float32, n int, scale float32, shift float32)
+
+// clampAVX2 computes out[i] = min(max(x[i], low), high), n being a multiple of the vector length.
+//
+//go:noescape
+func clampAVX2(out *float32, x *float32, n int, low float32, high float32)
 
 // geluErfAVX2 computes out[i] = x[i] times the normal distribution at x[i], n being a multiple of the
 // vector length.

@@ -8071,6 +8071,33 @@ done:
 	VZEROUPPER
 	RET
 
+// func clampAVX512(out *float32, x *float32, n int, low float32, high float32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·clampAVX512(SB), NOSPLIT, $0-32
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVSS        low+24(FP), X1
+	MOVSS        high+28(FP), X0
+	VBROADCASTSS X1, Z2
+	VBROADCASTSS X0, Z3
+	TESTQ        DX, DX
+	JZ           done
+
+loop:
+	VMOVUPS (CX), Z0
+	VMAXPS  Z0, Z2, Z0
+	VMINPS  Z0, Z3, Z0
+	VMOVUPS Z0, (AX)
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, DX
+	JNZ     loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func geluErfAVX512(out *float32, x *float32, n int)
 // Requires: AVX, AVX512F
 TEXT ·geluErfAVX512(SB), NOSPLIT, $0-24
@@ -8957,6 +8984,33 @@ loop:
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, DX
 	JNZ         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func clampAVX2(out *float32, x *float32, n int, low float32, high float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·clampAVX2(SB), NOSPLIT, $0-32
+	MOVQ         out+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	MOVSS        low+24(FP), X1
+	MOVSS        high+28(FP), X0
+	VBROADCASTSS X1, Y2
+	VBROADCASTSS X0, Y3
+	TESTQ        DX, DX
+	JZ           done
+
+loop:
+	VMOVUPS (CX), Y0
+	VMAXPS  Y0, Y2, Y0
+	VMINPS  Y0, Y3, Y0
+	VMOVUPS Y0, (AX)
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, DX
+	JNZ     loop
 
 done:
 	VZEROUPPER

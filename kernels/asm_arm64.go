@@ -269,6 +269,11 @@ func sumNEON(x *float32, n int) float64
 //go:noescape
 func affineNEON(out, x *float32, n int, scale, shift float32)
 
+// clampNEON computes out[i] = min(max(x[i], low), high), n being a multiple of the vector length.
+//
+//go:noescape
+func clampNEON(out, x *float32, n int, low, high float32)
+
 // mulScaleNEON computes out[i] = x[i]*s*weight[i], n being a multiple of the vector length.
 //
 //go:noescape

@@ -4055,6 +4055,27 @@ loop43:
 end43:
 	RET
 
+// func clampNEON(out, x *float32, n int, low, high float32)
+TEXT ·clampNEON(SB), NOSPLIT, $0-32
+	MOVD out+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD n+16(FP), R2
+	MOVWU low+24(FP), R19
+	WORD $0x4e040e7e // dup v30.4s, w19
+	MOVWU high+28(FP), R19
+	WORD $0x4e040e7f // dup v31.4s, w19
+	LSR $2, R2
+	CBZ R2, end44
+loop44:
+	WORD $0x3cc10420 // ldr q0, [x1], #16
+	WORD $0x4e3ef400 // fmax v0.4s, v0.4s, v30.4s
+	WORD $0x4ebff400 // fmin v0.4s, v0.4s, v31.4s
+	WORD $0x3c810400 // str q0, [x0], #16
+	SUB $1, R2
+	CBNZ R2, loop44
+end44:
+	RET
+
 // func mulScaleNEON(out, x, weight *float32, n int, s float32)
 TEXT ·mulScaleNEON(SB), NOSPLIT, $0-36
 	MOVD out+0(FP), R0
@@ -4064,16 +4085,16 @@ TEXT ·mulScaleNEON(SB), NOSPLIT, $0-36
 	MOVWU s+32(FP), R19
 	WORD $0x4e040e7f // dup v31.4s, w19
 	LSR $2, R3
-	CBZ R3, end44
-loop44:
+	CBZ R3, end45
+loop45:
 	WORD $0x3cc10420 // ldr q0, [x1], #16
 	WORD $0x3cc10441 // ldr q1, [x2], #16
 	WORD $0x6e3fdc00 // fmul v0.4s, v0.4s, v31.4s
 	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
 	WORD $0x3c810400 // str q0, [x0], #16
 	SUB $1, R3
-	CBNZ R3, loop44
-end44:
+	CBNZ R3, loop45
+end45:
 	RET
 
 // func scaleAddNEON(dst, x *float32, n int, s float32)
@@ -4084,15 +4105,15 @@ TEXT ·scaleAddNEON(SB), NOSPLIT, $0-28
 	MOVWU s+24(FP), R19
 	WORD $0x4e040e7f // dup v31.4s, w19
 	LSR $2, R2
-	CBZ R2, end45
-loop45:
+	CBZ R2, end46
+loop46:
 	WORD $0x3dc00000 // ldr q0, [x0]
 	WORD $0x3cc10421 // ldr q1, [x1], #16
 	WORD $0x4e3fcc20 // fmla v0.4s, v1.4s, v31.4s
 	WORD $0x3c810400 // str q0, [x0], #16
 	SUB $1, R2
-	CBNZ R2, loop45
-end45:
+	CBNZ R2, loop46
+end46:
 	RET
 
 // func maximumNEON(x *float32, n int) float32
@@ -4102,13 +4123,13 @@ TEXT ·maximumNEON(SB), NOSPLIT, $0-20
 	MOVD $0xff800000, R19
 	WORD $0x4e040e60 // dup v0.4s, w19
 	LSR $2, R1
-	CBZ R1, end46
-loop46:
+	CBZ R1, end47
+loop47:
 	WORD $0x3cc10401 // ldr q1, [x0], #16
 	WORD $0x4e21f400 // fmax v0.4s, v0.4s, v1.4s
 	SUB $1, R1
-	CBNZ R1, loop46
-end46:
+	CBNZ R1, loop47
+end47:
 	WORD $0x6e30f800 // fmaxv s0, v0.4s
 	FMOVS F0, ret+16(FP)
 	RET
@@ -4147,8 +4168,8 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-40
 	WORD $0x4f00e406 // movi v6.16b, #0
 	WORD $0x4f00e407 // movi v7.16b, #0
 	LSR $2, R2
-	CBZ R2, end47
-loop47:
+	CBZ R2, end48
+loop48:
 	WORD $0x3cc10420 // ldr q0, [x1], #16
 	WORD $0x4ebfd400 // fsub v0.4s, v0.4s, v31.4s
 	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
@@ -4180,16 +4201,16 @@ loop47:
 	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
 	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
 	WORD $0x6e23dc00 // fmul v0.4s, v0.4s, v3.4s
-	CBZ R0, skip48
+	CBZ R0, skip49
 	WORD $0x3c810400 // str q0, [x0], #16
-skip48:
+skip49:
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617802 // fcvtl2 v2.2d, v0.4s
 	WORD $0x4e61d4c6 // fadd v6.2d, v6.2d, v1.2d
 	WORD $0x4e62d4e7 // fadd v7.2d, v7.2d, v2.2d
 	SUB $1, R2
-	CBNZ R2, loop47
-end47:
+	CBNZ R2, loop48
+end48:
 	WORD $0x4e67d4c0 // fadd v0.2d, v6.2d, v7.2d
 	WORD $0x7e70d800 // faddp d0, v0.2d
 	FMOVD F0, ret+32(FP)
@@ -4235,8 +4256,8 @@ TEXT ·divergenceNEON(SB), NOSPLIT, $0-40
 	WORD $0x4f00e40e // movi v14.16b, #0
 	WORD $0x4f00e40f // movi v15.16b, #0
 	LSR $2, R2
-	CBZ R2, end49
-loop49:
+	CBZ R2, end50
+loop50:
 	WORD $0x3cc10404 // ldr q4, [x0], #16
 	WORD $0x3cc10425 // ldr q5, [x1], #16
 	WORD $0x4ebed480 // fsub v0.4s, v4.4s, v30.4s
@@ -4316,8 +4337,8 @@ loop49:
 	WORD $0x4e6ad508 // fadd v8.2d, v8.2d, v10.2d
 	WORD $0x4e6bd529 // fadd v9.2d, v9.2d, v11.2d
 	SUB $1, R2
-	CBNZ R2, loop49
-end49:
+	CBNZ R2, loop50
+end50:
 	MOVD sums+32(FP), R3
 	WORD $0x4e67d4c0 // fadd v0.2d, v6.2d, v7.2d
 	WORD $0x7e70d800 // faddp d0, v0.2d
@@ -4361,8 +4382,8 @@ TEXT ·siluMulNEON(SB), NOSPLIT, $0-32
 	MOVD $0x3f000000, R19
 	WORD $0x4e040e7b // dup v27.4s, w19
 	LSR $2, R3
-	CBZ R3, end50
-loop50:
+	CBZ R3, end51
+loop51:
 	WORD $0x3cc10424 // ldr q4, [x1], #16
 	WORD $0x3cc10445 // ldr q5, [x2], #16
 	WORD $0x6ea0f880 // fneg v0.4s, v4.4s
@@ -4400,8 +4421,8 @@ loop50:
 	WORD $0x6e25dc00 // fmul v0.4s, v0.4s, v5.4s
 	WORD $0x3c810400 // str q0, [x0], #16
 	SUB $1, R3
-	CBNZ R3, loop50
-end50:
+	CBNZ R3, loop51
+end51:
 	RET
 
 // func geluNEON(out, x *float32, n int)
@@ -4438,8 +4459,8 @@ TEXT ·geluNEON(SB), NOSPLIT, $0-24
 	MOVD $0xbfcc422a, R19
 	WORD $0x4e040e7f // dup v31.4s, w19
 	LSR $2, R2
-	CBZ R2, end51
-loop51:
+	CBZ R2, end52
+loop52:
 	WORD $0x3cc10424 // ldr q4, [x1], #16
 	WORD $0x6e24dc81 // fmul v1.4s, v4.4s, v4.4s
 	WORD $0x4eb51ea0 // mov v0.16b, v21.16b
@@ -4479,8 +4500,8 @@ loop51:
 	WORD $0x6e20fc80 // fdiv v0.4s, v4.4s, v0.4s
 	WORD $0x3c810400 // str q0, [x0], #16
 	SUB $1, R2
-	CBNZ R2, loop51
-end51:
+	CBNZ R2, loop52
+end52:
 	RET
 
 // func geluErfNEON(out, x *float32, n int)
@@ -4531,8 +4552,8 @@ TEXT ·geluErfNEON(SB), NOSPLIT, $0-24
 	MOVD $0xbf000000, R19
 	WORD $0x4e040e7f // dup v31.4s, w19
 	LSR $2, R2
-	CBZ R2, end52
-loop52:
+	CBZ R2, end53
+loop53:
 	WORD $0x3cc10424 // ldr q4, [x1], #16
 	WORD $0x6e24dc80 // fmul v0.4s, v4.4s, v4.4s
 	WORD $0x6e3fdc00 // fmul v0.4s, v0.4s, v31.4s
@@ -4587,8 +4608,8 @@ loop52:
 	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
 	WORD $0x3c810404 // str q4, [x0], #16
 	SUB $1, R2
-	CBNZ R2, loop52
-end52:
+	CBNZ R2, loop53
+end53:
 	RET
 
 // func softcapNEON(x *float32, n int, limit, twice float32)
@@ -4626,8 +4647,8 @@ TEXT ·softcapNEON(SB), NOSPLIT, $0-24
 	MOVWU twice+20(FP), R19
 	WORD $0x4e040e7f // dup v31.4s, w19
 	LSR $2, R1
-	CBZ R1, end53
-loop53:
+	CBZ R1, end54
+loop54:
 	WORD $0x3dc00000 // ldr q0, [x0]
 	WORD $0x6e3fdc00 // fmul v0.4s, v0.4s, v31.4s
 	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
@@ -4665,8 +4686,8 @@ loop53:
 	WORD $0x6e3edc00 // fmul v0.4s, v0.4s, v30.4s
 	WORD $0x3c810400 // str q0, [x0], #16
 	SUB $1, R1
-	CBNZ R1, loop53
-end53:
+	CBNZ R1, loop54
+end54:
 	RET
 
 // func softmaxLanesNEON(s *float32, rows int, sink, sums *float32)
@@ -4705,8 +4726,8 @@ TEXT ·softmaxLanesNEON(SB), NOSPLIT, $0-32
 	WORD $0x3dc00c47 // ldr q7, [x2, #48]
 	MOVD R0, R4
 	MOVD R1, R5
-	CBZ R5, end54
-loop54:
+	CBZ R5, end55
+loop55:
 	WORD $0x3dc00080 // ldr q0, [x4, #0]
 	WORD $0x4e20f484 // fmax v4.4s, v4.4s, v0.4s
 	WORD $0x3dc00480 // ldr q0, [x4, #16]
@@ -4717,8 +4738,8 @@ loop54:
 	WORD $0x4e20f4e7 // fmax v7.4s, v7.4s, v0.4s
 	ADD $128, R4
 	SUB $1, R5
-	CBNZ R5, loop54
-end54:
+	CBNZ R5, loop55
+end55:
 	WORD $0x3dc0005c // ldr q28, [x2, #0]
 	WORD $0x4ea4d79c // fsub v28.4s, v28.4s, v4.4s
 	WORD $0x4e30f79c // fmax v28.4s, v28.4s, v16.4s
@@ -4843,8 +4864,8 @@ end54:
 	WORD $0x4f375463 // shl v3.4s, v3.4s, #23
 	WORD $0x4eb58463 // add v3.4s, v3.4s, v21.4s
 	WORD $0x6e23dfff // fmul v31.4s, v31.4s, v3.4s
-	CBZ R1, end55
-loop55:
+	CBZ R1, end56
+loop56:
 	WORD $0x3dc00000 // ldr q0, [x0, #0]
 	WORD $0x4ea4d400 // fsub v0.4s, v0.4s, v4.4s
 	WORD $0x4e30f400 // fmax v0.4s, v0.4s, v16.4s
@@ -4979,8 +5000,8 @@ loop55:
 	WORD $0x4e20d7ff // fadd v31.4s, v31.4s, v0.4s
 	ADD $128, R0
 	SUB $1, R1
-	CBNZ R1, loop55
-end55:
+	CBNZ R1, loop56
+end56:
 	WORD $0x3d80007c // str q28, [x3, #0]
 	WORD $0x3d80047d // str q29, [x3, #16]
 	WORD $0x3d80087e // str q30, [x3, #32]
@@ -4995,8 +5016,8 @@ TEXT ·rotateNEON(SB), NOSPLIT, $0-40
 	MOVD sin+24(FP), R3
 	MOVD n+32(FP), R4
 	LSR $2, R4
-	CBZ R4, end56
-loop56:
+	CBZ R4, end57
+loop57:
 	WORD $0x3dc00000 // ldr q0, [x0]
 	WORD $0x3dc00021 // ldr q1, [x1]
 	WORD $0x3cc10442 // ldr q2, [x2], #16
@@ -5008,8 +5029,8 @@ loop56:
 	WORD $0x3c810404 // str q4, [x0], #16
 	WORD $0x3c810425 // str q5, [x1], #16
 	SUB $1, R4
-	CBNZ R4, loop56
-end56:
+	CBNZ R4, loop57
+end57:
 	RET
 
 // func rotatePairsNEON(x, cos, sin *float32, n int)
@@ -5019,8 +5040,8 @@ TEXT ·rotatePairsNEON(SB), NOSPLIT, $0-32
 	MOVD sin+16(FP), R2
 	MOVD n+24(FP), R3
 	LSR $2, R3
-	CBZ R3, end57
-loop57:
+	CBZ R3, end58
+loop58:
 	WORD $0x4c408800 // ld2 {v0.4s, v1.4s}, [x0]
 	WORD $0x3cc10422 // ldr q2, [x1], #16
 	WORD $0x3cc10443 // ldr q3, [x2], #16
@@ -5031,8 +5052,8 @@ loop57:
 	WORD $0x4c008804 // st2 {v4.4s, v5.4s}, [x0]
 	ADD $32, R0
 	SUB $1, R3
-	CBNZ R3, loop57
-end57:
+	CBNZ R3, loop58
+end58:
 	RET
 
 // func maxAbsNEON(x *float32, n int) uint64
@@ -5041,14 +5062,14 @@ TEXT ·maxAbsNEON(SB), NOSPLIT, $0-24
 	MOVD n+8(FP), R1
 	WORD $0x4f00e400 // movi v0.16b, #0
 	LSR $2, R1
-	CBZ R1, end58
-loop58:
+	CBZ R1, end59
+loop59:
 	WORD $0x3cc10401 // ldr q1, [x0], #16
 	WORD $0x4ea0f821 // fabs v1.4s, v1.4s
 	WORD $0x6ea16400 // umax v0.4s, v0.4s, v1.4s
 	SUB $1, R1
-	CBNZ R1, loop58
-end58:
+	CBNZ R1, loop59
+end59:
 	WORD $0x6eb0a800 // umaxv s0, v0.4s
 	WORD $0x1e260000 // fmov w0, s0
 	MOVD R0, ret+16(FP)
@@ -5062,16 +5083,16 @@ TEXT ·unpackQ4_0NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f04e41d // movi v29.16b, #0x80
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end59
-loop59:
+	CBZ R1, end60
+loop60:
 	WORD $0x3cc02040 // ldur q0, [x2, #2]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $18, R2
 	SUB $1, R1
-	CBNZ R1, loop59
-end59:
+	CBNZ R1, loop60
+end60:
 	RET
 
 // func unpackQ4_1NEON(u, src *byte, blocks int)
@@ -5082,16 +5103,16 @@ TEXT ·unpackQ4_1NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f04e41d // movi v29.16b, #0x80
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end60
-loop60:
+	CBZ R1, end61
+loop61:
 	WORD $0x3cc04040 // ldur q0, [x2, #4]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $20, R2
 	SUB $1, R1
-	CBNZ R1, loop60
-end60:
+	CBNZ R1, loop61
+end61:
 	RET
 
 // func unpackQ5_0NEON(u, src *byte, blocks int)
@@ -5112,8 +5133,8 @@ TEXT ·unpackQ5_0NEON(SB), NOSPLIT, $0-24
 	WORD $0x4e080e7b // dup v27.2d, x19
 	MOVD $0x0303030303030303, R19
 	WORD $0x4e181e7b // mov v27.d[1], x19
-	CBZ R1, end61
-loop61:
+	CBZ R1, end62
+loop62:
 	ADD $2, R2, R3
 	WORD $0x3cc06040 // ldur q0, [x2, #6]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
@@ -5130,8 +5151,8 @@ loop61:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $22, R2
 	SUB $1, R1
-	CBNZ R1, loop61
-end61:
+	CBNZ R1, loop62
+end62:
 	RET
 
 // func unpackQ5_1NEON(u, src *byte, blocks int)
@@ -5152,8 +5173,8 @@ TEXT ·unpackQ5_1NEON(SB), NOSPLIT, $0-24
 	WORD $0x4e080e7b // dup v27.2d, x19
 	MOVD $0x0303030303030303, R19
 	WORD $0x4e181e7b // mov v27.d[1], x19
-	CBZ R1, end62
-loop62:
+	CBZ R1, end63
+loop63:
 	ADD $4, R2, R3
 	WORD $0x3cc08040 // ldur q0, [x2, #8]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
@@ -5170,8 +5191,8 @@ loop62:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $24, R2
 	SUB $1, R1
-	CBNZ R1, loop62
-end62:
+	CBNZ R1, loop63
+end63:
 	RET
 
 // func unpackQ8_0NEON(u, src *byte, blocks int)
@@ -5182,8 +5203,8 @@ TEXT ·unpackQ8_0NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f04e41d // movi v29.16b, #0x80
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end63
-loop63:
+	CBZ R1, end64
+loop64:
 	WORD $0x3cc02040 // ldur q0, [x2, #2]
 	WORD $0x3cc12041 // ldur q1, [x2, #18]
 	WORD $0x6e3d1c02 // eor v2.16b, v0.16b, v29.16b
@@ -5191,8 +5212,8 @@ loop63:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $34, R2
 	SUB $1, R1
-	CBNZ R1, loop63
-end63:
+	CBNZ R1, loop64
+end64:
 	RET
 
 // func unpackIQ4NLNEON(u, src *byte, blocks int, table *[16]byte)
@@ -5205,8 +5226,8 @@ TEXT ·unpackIQ4NLNEON(SB), NOSPLIT, $0-32
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD table+24(FP), R3
 	WORD $0x3dc0007c // ldr q28, [x3]
-	CBZ R1, end64
-loop64:
+	CBZ R1, end65
+loop65:
 	WORD $0x3cc02040 // ldur q0, [x2, #2]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
@@ -5215,8 +5236,8 @@ loop64:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $18, R2
 	SUB $1, R1
-	CBNZ R1, loop64
-end64:
+	CBNZ R1, loop65
+end65:
 	RET
 
 // func unpackMXFP4NEON(u, src *byte, blocks int, table *[16]byte)
@@ -5229,8 +5250,8 @@ TEXT ·unpackMXFP4NEON(SB), NOSPLIT, $0-32
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD table+24(FP), R3
 	WORD $0x3dc0007c // ldr q28, [x3]
-	CBZ R1, end65
-loop65:
+	CBZ R1, end66
+loop66:
 	WORD $0x3cc01040 // ldur q0, [x2, #1]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
@@ -5239,8 +5260,8 @@ loop65:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $17, R2
 	SUB $1, R1
-	CBNZ R1, loop65
-end65:
+	CBNZ R1, loop66
+end66:
 	RET
 
 // func unpackNVFP4NEON(u, src *byte, blocks int, table *[16]byte)
@@ -5253,8 +5274,8 @@ TEXT ·unpackNVFP4NEON(SB), NOSPLIT, $0-32
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD table+24(FP), R3
 	WORD $0x3dc0007c // ldr q28, [x3]
-	CBZ R1, end66
-loop66:
+	CBZ R1, end67
+loop67:
 	WORD $0x3cc04040 // ldur q0, [x2, #4]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
@@ -5273,8 +5294,8 @@ loop66:
 	WORD $0xac811404 // stp q4, q5, [x0], #32
 	ADD $36, R2
 	SUB $1, R1
-	CBNZ R1, loop66
-end66:
+	CBNZ R1, loop67
+end67:
 	RET
 
 // func unpackIQ4XSNEON(u, src *byte, blocks int, table *[16]byte)
@@ -5287,8 +5308,8 @@ TEXT ·unpackIQ4XSNEON(SB), NOSPLIT, $0-32
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	MOVD table+24(FP), R3
 	WORD $0x3dc0007c // ldr q28, [x3]
-	CBZ R1, end67
-loop67:
+	CBZ R1, end68
+loop68:
 	WORD $0x3cc08040 // ldur q0, [x2, #8]
 	WORD $0x4e3f1c02 // and v2.16b, v0.16b, v31.16b
 	WORD $0x6f0c0403 // ushr v3.16b, v0.16b, #4
@@ -5339,8 +5360,8 @@ loop67:
 	WORD $0xac810c02 // stp q2, q3, [x0], #32
 	ADD $136, R2
 	SUB $1, R1
-	CBNZ R1, loop67
-end67:
+	CBNZ R1, loop68
+end68:
 	RET
 
 // func unpackQ4KNEON(u, src *byte, blocks int)
@@ -5351,8 +5372,8 @@ TEXT ·unpackQ4KNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f04e41d // movi v29.16b, #0x80
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end68
-loop68:
+	CBZ R1, end69
+loop69:
 	WORD $0xad408c42 // ldp q2, q3, [x2, #16]
 	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
 	WORD $0x4e3f1c65 // and v5.16b, v3.16b, v31.16b
@@ -5383,8 +5404,8 @@ loop68:
 	WORD $0xac811c06 // stp q6, q7, [x0], #32
 	ADD $144, R2
 	SUB $1, R1
-	CBNZ R1, loop68
-end68:
+	CBNZ R1, loop69
+end69:
 	RET
 
 // func unpackQ5KNEON(u, src *byte, blocks int)
@@ -5395,8 +5416,8 @@ TEXT ·unpackQ5KNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f04e41d // movi v29.16b, #0x80
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end69
-loop69:
+	CBZ R1, end70
+loop70:
 	WORD $0xad40bc4e // ldp q14, q15, [x2, #16]
 	WORD $0xad418c42 // ldp q2, q3, [x2, #48]
 	WORD $0x4e3f1c44 // and v4.16b, v2.16b, v31.16b
@@ -5476,8 +5497,8 @@ loop69:
 	WORD $0xac811c06 // stp q6, q7, [x0], #32
 	ADD $176, R2
 	SUB $1, R1
-	CBNZ R1, loop69
-end69:
+	CBNZ R1, loop70
+end70:
 	RET
 
 // func unpackQ6KNEON(u, src *byte, blocks int)
@@ -5489,8 +5510,8 @@ TEXT ·unpackQ6KNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f01e61e // movi v30.16b, #0x30
-	CBZ R1, end70
-loop70:
+	CBZ R1, end71
+loop71:
 	WORD $0xad400c42 // ldp q2, q3, [x2, #0]
 	WORD $0xad411444 // ldp q4, q5, [x2, #32]
 	WORD $0xad441c46 // ldp q6, q7, [x2, #128]
@@ -5571,8 +5592,8 @@ loop70:
 	WORD $0xac812809 // stp q9, q10, [x0], #32
 	ADD $210, R2
 	SUB $1, R1
-	CBNZ R1, loop70
-end70:
+	CBNZ R1, loop71
+end71:
 	RET
 
 // func unpackQ2KNEON(u, src *byte, blocks int)
@@ -5584,8 +5605,8 @@ TEXT ·unpackQ2KNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e47f // movi v31.16b, #3
-	CBZ R1, end71
-loop71:
+	CBZ R1, end72
+loop72:
 	WORD $0x3cc10040 // ldur q0, [x2, #16]
 	WORD $0x3cc20041 // ldur q1, [x2, #32]
 	WORD $0x4ea01c04 // mov v4.16b, v0.16b
@@ -5632,8 +5653,8 @@ loop71:
 	WORD $0xac811404 // stp q4, q5, [x0], #32
 	ADD $84, R2
 	SUB $1, R1
-	CBNZ R1, loop71
-end71:
+	CBNZ R1, loop72
+end72:
 	RET
 
 // func unpackTQ2NEON(u, src *byte, blocks int)
@@ -5645,8 +5666,8 @@ TEXT ·unpackTQ2NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e47f // movi v31.16b, #3
-	CBZ R1, end72
-loop72:
+	CBZ R1, end73
+loop73:
 	WORD $0x3cc00040 // ldur q0, [x2, #0]
 	WORD $0x3cc10041 // ldur q1, [x2, #16]
 	WORD $0x4ea01c04 // mov v4.16b, v0.16b
@@ -5693,8 +5714,8 @@ loop72:
 	WORD $0xac811404 // stp q4, q5, [x0], #32
 	ADD $66, R2
 	SUB $1, R1
-	CBNZ R1, loop72
-end72:
+	CBNZ R1, loop73
+end73:
 	RET
 
 // func unpackQ3KNEON(u, src *byte, blocks int)
@@ -5706,8 +5727,8 @@ TEXT ·unpackQ3KNEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e61e // movi v30.16b, #0x10
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e47f // movi v31.16b, #3
-	CBZ R1, end73
-loop73:
+	CBZ R1, end74
+loop74:
 	WORD $0xad400c42 // ldp q2, q3, [x2, #0]
 	WORD $0x4f00e49c // movi v28.16b, #4
 	WORD $0x3cc20040 // ldur q0, [x2, #32]
@@ -5804,8 +5825,8 @@ loop73:
 	WORD $0xac811404 // stp q4, q5, [x0], #32
 	ADD $110, R2
 	SUB $1, R1
-	CBNZ R1, loop73
-end73:
+	CBNZ R1, loop74
+end74:
 	RET
 
 // func unpackQ1_0NEON(u, src *byte, blocks int)
@@ -5823,8 +5844,8 @@ TEXT ·unpackQ1_0NEON(SB), NOSPLIT, $0-24
 	MOVD $0x0101010101010101, R19
 	WORD $0x4e181e7a // mov v26.d[1], x19
 	WORD $0x4f00e45b // movi v27.16b, #2
-	CBZ R1, end74
-loop74:
+	CBZ R1, end75
+loop75:
 	WORD $0x3cc02040 // ldur q0, [x2, #2]
 	WORD $0x4eba1f42 // mov v2.16b, v26.16b
 	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
@@ -5868,8 +5889,8 @@ loop74:
 	WORD $0x3c810401 // str q1, [x0], #16
 	ADD $18, R2
 	SUB $1, R1
-	CBNZ R1, loop74
-end74:
+	CBNZ R1, loop75
+end75:
 	RET
 
 // func unpackQ2_0NEON(u, src *byte, blocks int)
@@ -5888,8 +5909,8 @@ TEXT ·unpackQ2_0NEON(SB), NOSPLIT, $0-24
 	WORD $0x4e181e7a // mov v26.d[1], x19
 	WORD $0x4f00e49b // movi v27.16b, #4
 	WORD $0x4f00e47f // movi v31.16b, #3
-	CBZ R1, end75
-loop75:
+	CBZ R1, end76
+loop76:
 	WORD $0x3cc02040 // ldur q0, [x2, #2]
 	WORD $0x4eba1f42 // mov v2.16b, v26.16b
 	WORD $0x4e020001 // tbl v1.16b, {v0.16b}, v2.16b
@@ -5913,8 +5934,8 @@ loop75:
 	WORD $0x3c810401 // str q1, [x0], #16
 	ADD $18, R2
 	SUB $1, R1
-	CBNZ R1, loop75
-end75:
+	CBNZ R1, loop76
+end76:
 	RET
 
 // func unpackTQ1NEON(u, src *byte, blocks int)
@@ -5932,8 +5953,8 @@ TEXT ·unpackTQ1NEON(SB), NOSPLIT, $0-24
 	WORD $0x4f00e47c // movi v28.16b, #3
 	WORD $0x4f02e6de // movi v30.16b, #86
 	WORD $0x4f05e57f // movi v31.16b, #171
-	CBZ R1, end76
-loop76:
+	CBZ R1, end77
+loop77:
 	WORD $0x3cc00040 // ldur q0, [x2, #0]
 	WORD $0x3cc10041 // ldur q1, [x2, #16]
 	WORD $0x3cc20042 // ldur q2, [x2, #32]
@@ -6029,8 +6050,8 @@ loop76:
 	WORD $0x3c810404 // str q4, [x0], #16
 	ADD $54, R2
 	SUB $1, R1
-	CBNZ R1, loop76
-end76:
+	CBNZ R1, loop77
+end77:
 	RET
 
 // func rowsQ8_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6043,16 +6064,16 @@ TEXT ·rowsQ8_0DOT(SB), NOSPLIT, $0-64
 	MOVD sums+40(FP), R5
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end77
-loop77:
+	CBZ R1, end78
+loop78:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end78
-loop78:
+	CBZ R11, end79
+loop79:
 	WORD $0x3cc02042 // ldur q2, [x2, #2]
 	WORD $0x3cc12043 // ldur q3, [x2, #18]
 	WORD $0xacc16518 // ldp q24, q25, [x8], #32
@@ -6158,15 +6179,15 @@ loop78:
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	ADD $34, R2
 	SUB $1, R11
-	CBNZ R11, loop78
-end78:
+	CBNZ R11, loop79
+end79:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop77
-end77:
+	CBNZ R1, loop78
+end78:
 	RET
 
 // func rowsQ4_0DOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6180,16 +6201,16 @@ TEXT ·rowsQ4_0DOT(SB), NOSPLIT, $0-64
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e51e // movi v30.16b, #8
-	CBZ R1, end79
-loop79:
+	CBZ R1, end80
+loop80:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end80
-loop80:
+	CBZ R11, end81
+loop81:
 	WORD $0x3cc02044 // ldur q4, [x2, #2]
 	WORD $0x4e3f1c82 // and v2.16b, v4.16b, v31.16b
 	WORD $0x6f0c0483 // ushr v3.16b, v4.16b, #4
@@ -6319,15 +6340,15 @@ loop80:
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	ADD $18, R2
 	SUB $1, R11
-	CBNZ R11, loop80
-end80:
+	CBNZ R11, loop81
+end81:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop79
-end79:
+	CBNZ R1, loop80
+end80:
 	RET
 
 // func rowsQ4KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6340,16 +6361,16 @@ TEXT ·rowsQ4KDOT(SB), NOSPLIT, $0-64
 	MOVD sums+40(FP), R5
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
-	CBZ R1, end81
-loop81:
+	CBZ R1, end82
+loop82:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end82
-loop82:
+	CBZ R11, end83
+loop83:
 	MOVWU 4(R2), R12
 	MOVWU 8(R2), R13
 	MOVWU 12(R2), R14
@@ -6462,15 +6483,15 @@ loop82:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $144, R2
 	SUB $1, R11
-	CBNZ R11, loop82
-end82:
+	CBNZ R11, loop83
+end83:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop81
-end81:
+	CBNZ R1, loop82
+end82:
 	RET
 
 // func rowsQ5KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6484,16 +6505,16 @@ TEXT ·rowsQ5KDOT(SB), NOSPLIT, $0-64
 	MOVD blocks+48(FP), R6
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f00e61e // movi v30.16b, #16
-	CBZ R1, end83
-loop83:
+	CBZ R1, end84
+loop84:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end84
-loop84:
+	CBZ R11, end85
+loop85:
 	MOVWU 4(R2), R12
 	MOVWU 8(R2), R13
 	MOVWU 12(R2), R14
@@ -6655,15 +6676,15 @@ loop84:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $176, R2
 	SUB $1, R11
-	CBNZ R11, loop84
-end84:
+	CBNZ R11, loop85
+end85:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop83
-end83:
+	CBNZ R1, loop84
+end84:
 	RET
 
 // func rowsQ6KDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6678,16 +6699,16 @@ TEXT ·rowsQ6KDOT(SB), NOSPLIT, $0-64
 	WORD $0x4f00e5ff // movi v31.16b, #15
 	WORD $0x4f01e41d // movi v29.16b, #32
 	WORD $0x4f01e61e // movi v30.16b, #0x30
-	CBZ R1, end85
-loop85:
+	CBZ R1, end86
+loop86:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end86
-loop86:
+	CBZ R11, end87
+loop87:
 	WORD $0x3dc03050 // ldr q16, [x2, #192]
 	WORD $0x0f08a614 // sshll v20.8h, v16.8b, #0
 	WORD $0x4f08a615 // sshll2 v21.8h, v16.16b, #0
@@ -6860,15 +6881,15 @@ loop86:
 	WORD $0x4fb519a1 // fmla v1.4s, v13.4s, v21.s[3]
 	ADD $210, R2
 	SUB $1, R11
-	CBNZ R11, loop86
-end86:
+	CBNZ R11, loop87
+end87:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop85
-end85:
+	CBNZ R1, loop86
+end86:
 	RET
 
 // func rowsIQ4XSDOT(out *float32, rows int, src, values *byte, scales, sums *float32, blocks int, table *[16]byte)
@@ -6891,16 +6912,16 @@ TEXT ·rowsIQ4XSDOT(SB), NOSPLIT, $0-64
 	WORD $0x4e181d7d // mov v29.d[1], x11
 	MOVD $32, R7
 	WORD $0x4e020cfe // dup v30.8h, w7
-	CBZ R1, end87
-loop87:
+	CBZ R1, end88
+loop88:
 	MOVD R3, R8
 	MOVD R4, R9
 	MOVD R5, R10
 	MOVD R6, R11
 	WORD $0x4f00e400 // movi v0.16b, #0
 	WORD $0x4f00e401 // movi v1.16b, #0
-	CBZ R11, end88
-loop88:
+	CBZ R11, end89
+loop89:
 	MOVHU 2(R2), R12
 	MOVWU 4(R2), R13
 	WORD $0x4e020d90 // dup v16.8h, w12
@@ -7016,15 +7037,15 @@ loop88:
 	WORD $0x4fb51a21 // fmla v1.4s, v17.4s, v21.s[3]
 	ADD $136, R2
 	SUB $1, R11
-	CBNZ R11, loop88
-end88:
+	CBNZ R11, loop89
+end89:
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x6e20d400 // faddp v0.4s, v0.4s, v0.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbc004400 // str s0, [x0], #4
 	SUB $1, R1
-	CBNZ R1, loop87
-end87:
+	CBNZ R1, loop88
+end88:
 	RET
 
 // func peakFMANEON(n int)
@@ -7062,8 +7083,8 @@ TEXT ·peakFMANEON(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end89
-loop89:
+	CBZ R0, end90
+loop90:
 	WORD $0x4e3fcfc0 // fmla v0.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc1 // fmla v1.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfc2 // fmla v2.4s, v30.4s, v31.4s
@@ -7089,8 +7110,8 @@ loop89:
 	WORD $0x4e3fcfd6 // fmla v22.4s, v30.4s, v31.4s
 	WORD $0x4e3fcfd7 // fmla v23.4s, v30.4s, v31.4s
 	SUB $1, R0
-	CBNZ R0, loop89
-end89:
+	CBNZ R0, loop90
+end90:
 	RET
 
 // func peakDOT(n int)
@@ -7128,8 +7149,8 @@ TEXT ·peakDOT(SB), NOSPLIT, $0-8
 	WORD $0x4f00e41d // movi v29.16b, #0
 	WORD $0x4f00e41e // movi v30.16b, #0
 	WORD $0x4f00e41f // movi v31.16b, #0
-	CBZ R0, end90
-loop90:
+	CBZ R0, end91
+loop91:
 	WORD $0x4e9f97c0 // sdot v0.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c1 // sdot v1.4s, v30.16b, v31.16b
 	WORD $0x4e9f97c2 // sdot v2.4s, v30.16b, v31.16b
@@ -7155,8 +7176,8 @@ loop90:
 	WORD $0x4e9f97d6 // sdot v22.4s, v30.16b, v31.16b
 	WORD $0x4e9f97d7 // sdot v23.4s, v30.16b, v31.16b
 	SUB $1, R0
-	CBNZ R0, loop90
-end90:
+	CBNZ R0, loop91
+end91:
 	RET
 
 // func readAllNEON(x *byte, n int)
@@ -7164,8 +7185,8 @@ TEXT ·readAllNEON(SB), NOSPLIT, $0-16
 	MOVD x+0(FP), R0
 	MOVD n+8(FP), R1
 	LSR $8, R1
-	CBZ R1, end91
-loop91:
+	CBZ R1, end92
+loop92:
 	WORD $0xad400400 // ldp q0, q1, [x0, #0]
 	WORD $0xad410c02 // ldp q2, q3, [x0, #32]
 	WORD $0xad421404 // ldp q4, q5, [x0, #64]
@@ -7176,6 +7197,6 @@ loop91:
 	WORD $0xad473c0e // ldp q14, q15, [x0, #224]
 	ADD $256, R0
 	SUB $1, R1
-	CBNZ R1, loop91
-end91:
+	CBNZ R1, loop92
+end92:
 	RET

@@ -265,9 +265,28 @@ func GELUQuick(out, x []float32) {
 
 // ReLUSquared computes out = max(x, 0)^2; out may be x.
 func ReLUSquared(out, x []float32) {
+	out = out[:len(x)]
+	clamp(out, x, 0, float32(math.Inf(1)))
+	Mul(out, out)
+}
+
+// SwiGLUClamped computes gate = g * sigmoid(1.702 g) * (u + 1) with g = min(gate,
+// limit) and u = up between -limit and limit, which it leaves in up plus 1.
+func SwiGLUClamped(gate, up []float32, limit float32) {
+	up = up[:len(gate)]
+	clamp(gate, gate, float32(math.Inf(-1)), limit)
+	clamp(up, up, -limit, limit)
+	affine(up, up, 1, 1)
+	GELUQuick(gate, gate)
+	Mul(gate, up)
+}
+
+// Clamp computes x = min(max(x, low), high); NaN stays.
+func Clamp(x []float32, low, high float32) { clamp(x, x, low, high) }
+
+func clampGo(out, x []float32, low, high float32) {
 	for i, v := range x {
-		v = max(v, 0)
-		out[i] = v * v
+		out[i] = min(max(v, low), high)
 	}
 }
 

@@ -87,6 +87,18 @@ func TestElementwise(t *testing.T) {
 			func(x float64) float64 { return 30 * math.Tanh(x/30) })
 		elementwise(t, "Scale", budgetAct, func(out, x []float32) { copy(out, x); Scale(out, 0.75) },
 			func(x float64) float64 { return x * 0.75 })
+		elementwise(t, "Clamp", 0, func(out, x []float32) { copy(out, x); Clamp(out, -0.5, 3) },
+			func(x float64) float64 { return math.Min(math.Max(x, -0.5), 3) })
+		for up, factor := range map[float32]float64{-9: -6, 0.5: 1.5, 20: 8} {
+			elementwise(t, "SwiGLUClamped", 8*budgetAct, func(out, x []float32) {
+				ups := make([]float32, len(x))
+				for i := range ups {
+					ups[i] = up
+				}
+				copy(out, x)
+				SwiGLUClamped(out, ups, 7)
+			}, func(x float64) float64 { return math.Min(x, 7) * sigmoid(1.702*math.Min(x, 7)) * factor })
+		}
 		elementwise(t, "Mul", budgetAct, func(out, x []float32) { copy(out, x); Mul(out, one[:len(x)]) },
 			func(x float64) float64 { return x })
 		elementwise(t, "ScaleAdd", budgetAct, func(out, x []float32) { clear(out); ScaleAdd(out, x, 0.5) },

@@ -444,6 +444,18 @@ func affine(out, x []float32, scale, shift float32) {
 	affineGo(out[n:], x[n:], scale, shift)
 }
 
+func clamp(out, x []float32, low, high float32) {
+	n := whole(len(x))
+	switch {
+	case n == 0:
+	case hasAVX512:
+		clampAVX512(&out[0], &x[0], n, low, high)
+	default:
+		clampAVX2(&out[0], &x[0], n, low, high)
+	}
+	clampGo(out[n:], x[n:], low, high)
+}
+
 func softcap(x []float32, limit float32) {
 	n := whole(len(x))
 	switch {

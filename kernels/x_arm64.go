@@ -542,6 +542,14 @@ func affine(out, x []float32, scale, shift float32) {
 	affineGo(out[n:], x[n:], scale, shift)
 }
 
+func clamp(out, x []float32, low, high float32) {
+	n := whole(len(x))
+	if n > 0 {
+		clampNEON(&out[0], &x[0], n, low, high)
+	}
+	clampGo(out[n:], x[n:], low, high)
+}
+
 func rotatePairs(x, cos, sin []float32) {
 	n := whole(len(cos))
 	if n > 0 {

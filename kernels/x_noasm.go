@@ -94,3 +94,5 @@ func sum(x []float32) float64 { return sumGo(x) }
 func affine(out, x []float32, scale, shift float32) { affineGo(out, x, scale, shift) }
 
 func rotatePairs(x, cos, sin []float32) { rotatePairsGo(x, cos, sin) }
+
+func clamp(out, x []float32, low, high float32) { clampGo(out, x, low, high) }

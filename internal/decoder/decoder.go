@@ -372,9 +372,7 @@ func (d *Decoder) attention(out, xb []float32, l, n int) {
 		d.mul(xb, n, to{&w.wq, q}, to{&w.wk, k}, to{&w.wv, v})
 		if c := a.ClampQKV; c > 0 {
 			for _, x := range [][]float32{q, k, v} {
-				for i := range x {
-					x[i] = min(c, max(-c, x[i]))
-				}
+				kernels.Clamp(x, -c, c)
 			}
 		}
 		d.norm(q, q, &w.qNorm)
@@ -722,11 +720,8 @@ func (d *Decoder) activateGate(gate, up []float32) {
 		kernels.SiLUMul(gate, gate, up)
 		return
 	case arch.SwiGLUClamped:
-		for i, v := range up {
-			gate[i] = min(gate[i], 7)
-			up[i] = min(max(v, -7), 7) + 1
-		}
-		kernels.GELUQuick(gate, gate)
+		kernels.SwiGLUClamped(gate, up, 7)
+		return
 	default:
 		activate(gate, d.desc.Activation)
 	}

@@ -26,6 +26,7 @@ func vectors() {
 		rotatePairs(w)
 		sum(w)
 		affine(w)
+		clamp(w)
 		geluErf(w, e, erf)
 	}
 }
@@ -557,6 +558,25 @@ func affine(w width) {
 	each(w, n, []reg.GPVirtual{out, x}, func() {
 		VMOVUPS(ptr(x, 0), w.v(0))
 		VFMADD213PS(w.v(3), w.v(2), w.v(0))
+		VMOVUPS(w.v(0), ptr(out, 0))
+	})
+	ret()
+}
+
+func clamp(w width) {
+	text("clamp"+w.suffix(), "func(out, x *float32, n int, low, high float32)",
+		"clamp"+w.suffix()+" computes out[i] = min(max(x[i], low), high), n being a multiple of the vector length.")
+	out, x, n := load("out"), load("x"), load("n")
+	low, high := XMM(), XMM()
+	Load(Param("low"), low)
+	Load(Param("high"), high)
+	VBROADCASTSS(low, w.v(2))
+	VBROADCASTSS(high, w.v(3))
+	each(w, n, []reg.GPVirtual{out, x}, func() {
+		// NaN passes: the operand that is returned for it is the last.
+		VMOVUPS(ptr(x, 0), w.v(0))
+		VMAXPS(w.v(0), w.v(2), w.v(0))
+		VMINPS(w.v(0), w.v(3), w.v(0))
 		VMOVUPS(w.v(0), ptr(out, 0))
 	})
 	ret()

@@ -75,6 +75,17 @@ func vectors() {
 	})
 	ret()
 
+	text("clampNEON", "(out, x *float32, n int, low, high float32)",
+		"clampNEON computes out[i] = min(max(x[i], low), high), n being a multiple of the vector length.")
+	load("out", "x", "n")
+	loadFloat("low", 30)
+	loadFloat("high", 31)
+	g("LSR $2, R2")
+	times("R2", func() {
+		v("ldr q0, [x1], #16\nfmax v0.4s, v0.4s, v30.4s\nfmin v0.4s, v0.4s, v31.4s\nstr q0, [x0], #16")
+	})
+	ret()
+
 	text("mulScaleNEON", "(out, x, weight *float32, n int, s float32)",
 		"mulScaleNEON computes out[i] = x[i]*s*weight[i], n being a multiple of the vector length.")
 	load("out", "x", "weight", "n")
