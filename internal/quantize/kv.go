@@ -81,7 +81,7 @@ func metadata(src *gguf.Metadata, fileType uint32, opt *Options, blocks int) *gg
 	for _, kv := range opt.OverrideKV {
 		put(m, kv.Key, kv.Value)
 	}
-	if im := opt.Imatrix; im != nil && im.Len() > 0 {
+	if im := opt.Imatrix; im != nil {
 		// Upstream stores the path as it was given; the rest of it concerns nobody.
 		put(m, "quantize.imatrix.file", capped(filepath.Base(opt.ImatrixFile)))
 		if len(im.Datasets) > 0 {

@@ -111,8 +111,14 @@ func New(src *Source, opt Options) (*Plan, error) {
 	}
 	if opt.Imatrix != nil {
 		opt.Imatrix = filterImatrix(opt.Imatrix, opt.Include, opt.Exclude)
-		if opt.Imatrix.Len() == 0 {
-			opt.Imatrix = nil
+		switch {
+		case opt.Imatrix.Len() > 0:
+		case len(opt.Include) > 0:
+			return nil, formats.Malformedf(opt.ImatrixFile, -1, "--include-weights matches no entry of the importance matrix")
+		case len(opt.Exclude) > 0:
+			return nil, formats.Malformedf(opt.ImatrixFile, -1, "--exclude-weights leaves no entry of the importance matrix")
+		default:
+			return nil, formats.Malformedf(opt.ImatrixFile, -1, "the importance matrix has no entries")
 		}
 	}
 	p := &Plan{Source: src, opt: opt}
@@ -184,8 +190,7 @@ func (p *Plan) output(target Target, model recipe.Model, names []string, blocks 
 	var choices []recipe.Choice
 	if r := target.Recipe; r != nil {
 		o.FileType = r.FileType
-		var err error
-		choices, err = r.Choose(model, ts, recipe.Options{
+		choices = r.Choose(model, ts, recipe.Options{
 			Importance:  opt.Imatrix != nil,
 			Pure:        opt.Pure,
 			LeaveOutput: opt.LeaveOutput,
@@ -193,9 +198,6 @@ func (p *Plan) output(target Target, model recipe.Model, names []string, blocks 
 			EmbdType:    opt.EmbdType,
 			Overrides:   opt.Overrides,
 		})
-		if err != nil {
-			return nil, err
-		}
 	} else {
 		o.FileType = copiedFileType(p.Source)
 		for i := range ts {
@@ -248,7 +250,7 @@ func (p *Plan) check(target Target, t *Tensor, pl *Planned) error {
 		p.cover(t, pl)
 		embedding := recipe.KindOf(pl.Name) == recipe.TokenEmbd
 		switch {
-		case pl.Coverage == Unfitting && !embedding:
+		case pl.Coverage == Unfitting && (!embedding || pl.NeedsImportance):
 			return refuse("its importance has %d values, the tensor wants %d x %d; the matrix is of another model",
 				opt.Imatrix.Entry(t.Name).Len(), t.dim(0), t.dim(2))
 		case pl.Coverage != Covered && opt.Strict && !embedding && recipe.KindOf(pl.Name) != recipe.Output:

@@ -305,6 +305,16 @@ func TestKeepSplit(t *testing.T) {
 	}
 }
 
+func typ(t quant.Type) *quant.Type { return &t }
+
+func pattern(expr string) *recipe.Pattern {
+	p, err := recipe.ParsePattern(expr)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
 // entry is an importance entry of n values, each v.
 func entry(n int, v float32) *imatrix.Entry {
 	e := &imatrix.Entry{Sums: make([]float32, n), Counts: []float32{1}}
@@ -333,6 +343,8 @@ func TestRefusals(t *testing.T) {
 		m.Set(name, entry(n, 1))
 		return m
 	}
+	two := matrix("blk.0.attn_q.weight", 7)
+	two.Set("blk.0.attn_k.weight", entry(256, 1))
 	for _, tt := range []struct {
 		name, path, target string
 		opt                quantize.Options
@@ -348,7 +360,20 @@ func TestRefusals(t *testing.T) {
 		{"no matrix", f16, "iq2_xs", quantize.Options{}, `tensor "blk.0.attn_k.weight": IQ2_XS needs an importance matrix`},
 		{"no matrix, dry run", f16, "iq2_xs", quantize.Options{DryRun: true}, ""},
 		{"no entry", f16, "iq2_xs", quantize.Options{Imatrix: matrix("blk.0.attn_q.weight", 256)}, "IQ2_XS needs importance, and the matrix has no entry"},
-		{"entry left out", f16, "q8_0", quantize.Options{Imatrix: matrix("blk.0.attn_q.weight", 7), Include: []string{"attn_k"}}, ""},
+		{"no matrix, embeddings", f16, "q4_0", quantize.Options{EmbdType: typ(quant.IQ1_S)}, `tensor "token_embd.weight": IQ1_S needs an importance matrix`},
+		{"no matrix, output", f16, "q4_0", quantize.Options{OutputType: typ(quant.IQ2_XXS)}, `tensor "output.weight": IQ2_XXS needs an importance matrix`},
+		{"no entry, output, pure", f16, "iq2_xs", quantize.Options{Pure: true, Imatrix: matrix("token_embd.weight", 256)}, `tensor "output.weight": IQ2_XS needs importance, and the matrix has no entry`},
+		{"no entry, embeddings, override", f16, "q4_0", quantize.Options{
+			Overrides: []recipe.Override{{Pattern: pattern("token_embd"), Type: quant.IQ2_XS}}, Imatrix: matrix("blk.0.attn_q.weight", 256),
+		}, `tensor "token_embd.weight": IQ2_XS needs importance, and the matrix has no entry`},
+		{"wrong size of embeddings that need it", f16, "q4_0", quantize.Options{EmbdType: typ(quant.IQ1_S), Imatrix: matrix("token_embd.weight", 7)}, "its importance has 7 values, the tensor wants 256 x 1"},
+		{"IQ1_M output without matrix", f16, "q4_0", quantize.Options{OutputType: typ(quant.IQ1_M)}, ""},
+		{"entry left out", f16, "q8_0", quantize.Options{
+			Imatrix: two, Include: []string{"attn_k"},
+		}, ""},
+		{"include matches nothing", f16, "q8_0", quantize.Options{Imatrix: two, Include: []string{"atn_k"}}, "--include-weights matches no entry"},
+		{"exclude leaves nothing", f16, "q8_0", quantize.Options{Imatrix: two, Exclude: []string{"attn"}}, "--exclude-weights leaves no entry"},
+		{"empty matrix", f16, "q8_0", quantize.Options{Imatrix: imatrix.New()}, "the importance matrix has no entries"},
 		{"wrong size", f16, "q8_0", quantize.Options{Imatrix: matrix("blk.0.attn_q.weight", 7)}, "its importance has 7 values, the tensor wants 256 x 1"},
 		{"wrong size of embeddings", f16, "q8_0", quantize.Options{Imatrix: matrix("token_embd.weight", 7)}, ""},
 		{"layers", badCount, "q8_0", quantize.Options{}, "llama.block_count: want"},

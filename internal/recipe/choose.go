@@ -80,7 +80,7 @@ type Options struct {
 	LeaveOutput bool        // output.weight stays as it is
 	OutputType  *quant.Type // of output.weight, or of a tied token_embd.weight
 	EmbdType    *quant.Type // of token_embd.weight
-	Overrides   []Override  // the first that matches counts; ignored where the base type is a float
+	Overrides   []Override  // the first that matches counts; ignored where all tensors get one float type
 }
 
 // Choice is the outcome for one tensor.
@@ -94,7 +94,7 @@ type Choice struct {
 	// Manual is set where an override or a type option chose.
 	Manual bool
 	// NeedsImportance is set where Type is worthless without an importance
-	// matrix.
+	// matrix, or has no encoder that works without one.
 	NeedsImportance bool
 }
 
@@ -110,7 +110,7 @@ type env struct {
 
 // Choose returns a type for each tensor. Their order matters, because rules
 // count: it is the order of the output (see Compare), layer by layer.
-func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) ([]Choice, error) {
+func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) []Choice {
 	kinds := make([]Kind, len(tensors))
 	tied, attnV := true, 0
 	for i := range tensors {
@@ -154,11 +154,12 @@ func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) ([]Choice, error
 				}
 			}
 			c.Type = fit(c.Wanted, t.RowLen())
-			c.NeedsImportance = r.needsImportance(c.Type) && kinds[i] != TokenEmbd && kinds[i] != Output
+			c.NeedsImportance = c.Type.RequiresImportance() ||
+				r.needsImportance(c.Type) && kinds[i] != TokenEmbd && kinds[i] != Output
 		}
 		out[i] = c
 	}
-	return out, nil
+	return out
 }
 
 // manual returns the type that the person's options give a tensor, or the base
@@ -169,7 +170,7 @@ func (r *Recipe) manual(t *Tensor, k Kind, opt *Options) (typ quant.Type, manual
 		return *opt.EmbdType, true, false
 	case k == Output && opt.OutputType != nil:
 		return *opt.OutputType, true, false
-	case !Quantized(r.Base):
+	case !Quantized(r.Base) && len(r.Rules) == 0:
 		return r.Base, false, false
 	}
 	for _, o := range opt.Overrides {

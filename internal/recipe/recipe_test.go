@@ -131,7 +131,7 @@ func TestMixtures(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := r.Choose(m.model, m.tensors, Options{Importance: m.importance})
+			got := r.Choose(m.model, m.tensors, Options{Importance: m.importance})
 			if err != nil {
 				t.Fatal(path, ft, err)
 			}
@@ -253,10 +253,7 @@ func TestOptions(t *testing.T) {
 			if tt.tied {
 				ts = ts[1:]
 			}
-			got, err := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 2}, ts, tt.opt)
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 2}, ts, tt.opt)
 			var types []string
 			for _, c := range got {
 				types = append(types, c.Type.String())
@@ -280,14 +277,22 @@ attn_q,other  arch=llama  -> Q8_0
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 8}, small, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 8}, small, Options{})
 	want := []quant.Type{quant.Q6_K, quant.Q4_K, quant.Q8_0, quant.F16, quant.Q5_0, quant.Q6_K}
 	for i, c := range got {
 		if c.Type != want[i] {
 			t.Errorf("%s: %s, want %s", small[i].Name, c.Type, want[i])
+		}
+	}
+	// Rules count where the base type is a float, too.
+	half, err := Parse("half", "recipe half\nfile_type 1\nbase F16\nffn_down -> Q5_0\nattn_q -> Q4_K\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = []quant.Type{quant.F16, quant.F16, quant.Q4_K, quant.F16, quant.Q5_0, quant.F16}
+	for i, c := range half.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 8}, small, Options{}) {
+		if c.Type != want[i] {
+			t.Errorf("float base: %s: %s, want %s", small[i].Name, c.Type, want[i])
 		}
 	}
 	if r.FileType != 77 || r.Base != quant.Q4_K || r.Name != "my-Q4" {
@@ -304,10 +309,7 @@ func TestNeedsImportance(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cs, err := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 8}, small, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		cs := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 8}, small, Options{})
 		first := ""
 		for i, c := range cs {
 			if c.NeedsImportance && first == "" {
@@ -391,8 +393,6 @@ func FuzzParse(f *testing.F) {
 		if again.String() != s {
 			t.Fatalf("%q is read back as %q", s, again.String())
 		}
-		if _, err := r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 2}, small, Options{}); err != nil {
-			t.Fatal(err)
-		}
+		r.Choose(Model{Arch: "llama", Layers: 2, Heads: 8, KVHeads: 2}, small, Options{})
 	})
 }
