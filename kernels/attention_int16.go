@@ -7,9 +7,9 @@ import (
 
 // Attention in 16-bit integers, for batches in Int8 arithmetic. Queries and
 // keys are rounded with one scale per head's vector, to as many bits as sums
-// over a head have room for in 32, 12 or more; weights to 14 bits and values to
-// 11. The rounding is some ten times coarser than half precision's at worst, and
-// thirty times finer than that of the activations around it.
+// over a head have room for in 32 (12 and a sign for heads of 64), values to 11
+// bits and a sign, weights to 14. That is at least 15 times finer than the
+// rounding of the activations around it.
 //
 // A value's scale is moved to its weight: what is rounded is exp(score) * scale,
 // relative to the largest of a block of positions. A position that takes most
