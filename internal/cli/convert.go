@@ -96,7 +96,7 @@ func (o *convertOptions) run(ctx context.Context, stdout, stderr io.Writer) erro
 	}
 	var m *manifests
 	if o.manifest {
-		if m, err = newManifests(ctx, [][]string{p.Files}, p.Source().Paths, "", o.Force); err != nil {
+		if m, err = newManifests(ctx, [][]string{p.Files}, p.Source().Paths, "", p.Source().Paths, o.Force); err != nil {
 			return err
 		}
 		defer m.giveUp()

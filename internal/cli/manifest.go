@@ -28,8 +28,9 @@ type hashed struct {
 }
 
 // newManifests claims the manifests' names and begins to read the inputs,
-// beside the run. imatrix may be empty.
-func newManifests(ctx context.Context, outputs [][]string, inputs []string, imatrix string, force bool) (*manifests, error) {
+// beside the run. imatrix may be empty. read are all files that were read, none
+// of which a manifest may replace.
+func newManifests(ctx context.Context, outputs [][]string, inputs []string, imatrix string, read []string, force bool) (*manifests, error) {
 	m := &manifests{outputs: outputs, imatrix: imatrix, inputs: make(chan hashed, 1)}
 	paths := slices.Clone(inputs)
 	if imatrix != "" {
@@ -40,7 +41,7 @@ func newManifests(ctx context.Context, outputs [][]string, inputs []string, imat
 		specs = append(specs, stream.Spec{Path: manifest.Path(o[0])})
 	}
 	var err error
-	if m.files, err = stream.CreateAll(specs, force, paths); err != nil {
+	if m.files, err = stream.CreateAll(specs, force, read); err != nil {
 		return nil, err
 	}
 	ctx, m.cancel = context.WithCancel(ctx)

@@ -17,6 +17,7 @@ import (
 	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/imatrix"
+	"github.com/smeltgguf/smelt/internal/manifest"
 	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/recipe"
 	"github.com/smeltgguf/smelt/internal/report"
@@ -101,8 +102,10 @@ func (q *quantizeFlags) options(types string) (quantize.Options, error) {
 		}
 		*t.to = &typ
 	}
+	opt.Inputs = slices.Clone(q.recipes)
 	overrides := q.tensorTypes
 	if q.tensorTypeFile != "" {
+		opt.Inputs = append(opt.Inputs, q.tensorTypeFile)
 		text, err := readSmall(q.tensorTypeFile)
 		if err != nil {
 			return opt, err
@@ -326,17 +329,24 @@ func (p *quantizePrinter) notice(s string) {
 
 // run quantizes and prints the summary.
 func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quantize.RunOptions) error {
+	var outputs [][]string
+	for i := range plan.Outputs {
+		outputs = append(outputs, plan.Paths(i, opt.Out))
+	}
 	var m *manifests
+	var rep *stream.Output
+	var err error
 	if p.manifest {
-		var outputs [][]string
-		for i := range plan.Outputs {
-			outputs = append(outputs, plan.Paths(i, opt.Out))
-		}
-		var err error
-		if m, err = newManifests(p.cmd.Context(), outputs, plan.Source.Paths, p.imatrix, opt.Force); err != nil {
+		if m, err = newManifests(p.cmd.Context(), outputs, plan.Source.Paths, p.imatrix, plan.Inputs(), opt.Force); err != nil {
 			return err
 		}
 		defer m.giveUp()
+	}
+	if reportPath != "" {
+		if rep, err = claimReport(reportPath, outputs, p.manifest, opt.Force, plan.Inputs()); err != nil {
+			return err
+		}
+		defer rep.Abort()
 	}
 	bar := newProgress(p.cmd.ErrOrStderr(), p.cmd.Name(), "B", plan.SourceBytes(), p.quiet)
 	opt.Measure = reportPath != ""
@@ -359,7 +369,7 @@ func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quanti
 			return err
 		}
 	}
-	return p.result(plan, res, reportPath, opt.Force)
+	return p.result(plan, res, rep)
 }
 
 // plan prints what a dry run found.
@@ -384,8 +394,8 @@ func (p *quantizePrinter) plan(plan *quantize.Plan) error {
 	return w.Flush()
 }
 
-// result prints what a run made, and writes the report if one is asked for.
-func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, reportPath string, force bool) error {
+// result prints what a run made, and writes the report unless that is nil.
+func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, rep *stream.Output) error {
 	var all []*quantize.Summary
 	for i := range plan.Outputs {
 		all = append(all, plan.Summarize(i, res))
@@ -393,8 +403,15 @@ func (p *quantizePrinter) result(plan *quantize.Plan, res *quantize.Result, repo
 	for _, n := range res.Nonfinite {
 		p.notice("warning: " + n.String())
 	}
-	if reportPath != "" {
-		if err := saveJSON(reportPath, all, force, slices.Concat(res.Paths...)); err != nil {
+	if rep != nil {
+		var b bytes.Buffer
+		if err := printJSON(&b, all); err != nil {
+			return err
+		}
+		if _, err := rep.WriteAt(b.Bytes(), 0); err != nil {
+			return err
+		}
+		if err := rep.Commit(); err != nil {
 			return err
 		}
 	}
@@ -453,19 +470,33 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 	tw.Flush()
 }
 
-// saveJSON writes v to a file that appears as a whole.
-func saveJSON(path string, v any, force bool, inputs []string) error {
-	var b bytes.Buffer
-	if err := printJSON(&b, v); err != nil {
-		return err
+// claimReport prepares the report's file before the run, so that it does not
+// fail over it at its end. outputs are the models' files; with manifests each
+// model has one of these as well.
+func claimReport(path string, outputs [][]string, manifests, force bool, inputs []string) (*stream.Output, error) {
+	for _, files := range outputs {
+		others := files
+		if manifests {
+			others = append(slices.Clone(files), manifest.Path(files[0]))
+		}
+		for _, o := range others {
+			if placeOf(o) == placeOf(path) {
+				return nil, &stream.OutputError{Path: path, Msg: "the report and another output have this name", Hint: "write the report to another file"}
+			}
+		}
 	}
-	o, err := stream.Create(path, int64(b.Len()), force, inputs...)
+	return stream.Create(path, 0, force, inputs...)
+}
+
+// placeOf returns where a file of that name will be, links to its directory
+// resolved.
+func placeOf(path string) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
 	if err != nil {
-		return err
+		return path
 	}
-	defer o.Abort()
-	if _, err := o.WriteAt(b.Bytes(), 0); err != nil {
-		return err
-	}
-	return o.Commit()
+	return filepath.Join(dir, filepath.Base(path))
 }

@@ -321,6 +321,9 @@ func (p *Plan) inputs() []string {
 	for _, ck := range p.others {
 		files = append(files, ck.Files()...)
 	}
+	if p.opt.MetadataFile != "" {
+		files = append(files, p.opt.MetadataFile)
+	}
 	return files
 }
 

@@ -29,6 +29,8 @@ type Options struct {
 	Include     []string        // of the matrix, use only entries whose names contain one of these
 	Exclude     []string        // and none of these
 
+	Inputs []string // further files that were read, such as recipes; none may be replaced
+
 	Prune      []int // layers to take out
 	OverrideKV []KV
 	KeepSplit  bool // outputs have the parts of the source

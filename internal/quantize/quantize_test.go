@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -418,6 +419,34 @@ func TestNonfinite(t *testing.T) {
 	}
 }
 
+// TestNonfiniteFigures checks that what is measured of weights that are no
+// numbers can be written as JSON.
+func TestNonfiniteFigures(t *testing.T) {
+	path := makeModel(t, "llama", llamaKeys(1), dense(1, quant.F16), func(name string, x []float32) {
+		switch name {
+		case "blk.0.attn_k.weight":
+			x[300] = float32(math.NaN())
+		case "blk.0.attn_q.weight":
+			x[300] = float32(math.Inf(1))
+		}
+	})
+	p, err := plan(t, path, quantize.Options{Targets: targets(t, "q8_0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := p.Run(context.Background(), quantize.RunOptions{Out: filepath.Join(t.TempDir(), "x.gguf"), Measure: true, AllowNonfinite: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(p.Summarize(0, res))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(`"rmse":null,"relative_rmse":null`)) {
+		t.Errorf("no null in %s", b)
+	}
+}
+
 func TestOutputs(t *testing.T) {
 	path := makeModel(t, "llama", llamaKeys(1), dense(1, quant.F16), nil)
 	p, err := plan(t, path, quantize.Options{Targets: targets(t, "q8_0")})
@@ -535,10 +564,10 @@ func TestSummary(t *testing.T) {
 			what      string
 			got, want float64
 		}{
-			{"RMSE", e.RMSE, math.Sqrt(square / float64(len(x)))},
-			{"relative RMSE", e.Relative, math.Sqrt(square / xx)},
-			{"largest error", e.MaxAbs, worst},
-			{"cosine", e.Cosine, xy / math.Sqrt(xx*yy)},
+			{"RMSE", float64(e.RMSE), math.Sqrt(square / float64(len(x)))},
+			{"relative RMSE", float64(e.Relative), math.Sqrt(square / xx)},
+			{"largest error", float64(e.MaxAbs), worst},
+			{"cosine", float64(e.Cosine), xy / math.Sqrt(xx*yy)},
 			{"SNR", float64(e.SNR), 10 * math.Log10(xx/square)},
 		} {
 			if math.Abs(c.got-c.want) > 1e-6*math.Abs(c.want) {

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -67,7 +68,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 		return nil, err
 	}
 	head := journalHead{Plan: hash, Measure: opt.Measure}
-	inputs := p.inputs()
+	inputs := p.Inputs()
 	old, err := w.readJournal()
 	if opt.Resume {
 		notice := func(format string, args ...any) {
@@ -366,11 +367,11 @@ func hashValues(h io.Writer, e *imatrix.Entry) error {
 	return nil
 }
 
-// inputs returns the files that no output may be.
-func (p *Plan) inputs() []string {
-	in := p.Source.Paths
+// Inputs returns the files that nothing written may replace.
+func (p *Plan) Inputs() []string {
+	in := slices.Concat(p.Source.Paths, p.opt.Inputs)
 	if p.opt.ImatrixFile != "" {
-		in = append(in[:len(in):len(in)], p.opt.ImatrixFile)
+		in = append(in, p.opt.ImatrixFile)
 	}
 	return in
 }

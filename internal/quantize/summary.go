@@ -66,21 +66,23 @@ type TensorError struct {
 	Dims     []uint64 `json:"dims"`
 	Bytes    int64    `json:"bytes"`
 	Measured int64    `json:"measured"` // elements
-	RMSE     float64  `json:"rmse"`
-	Relative float64  `json:"relative_rmse"`
-	MaxAbs   float64  `json:"max_abs"`
-	Cosine   float64  `json:"cosine"`
-	SNR      decibels `json:"snr_db"` // null without any error
+	RMSE     Figure   `json:"rmse"`
+	Relative Figure   `json:"relative_rmse"`
+	MaxAbs   Figure   `json:"max_abs"`
+	Cosine   Figure   `json:"cosine"`
+	SNR      Figure   `json:"snr_db"` // infinite without any error
 }
 
-// decibels marshals infinity as null.
-type decibels float64
+// Figure is a number that JSON has as null where it is infinite or none: the
+// weights may be.
+type Figure float64
 
-func (d decibels) MarshalJSON() ([]byte, error) {
-	if math.IsInf(float64(d), 0) || math.IsNaN(float64(d)) {
+// MarshalJSON implements json.Marshaler.
+func (f Figure) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(f), 0) || math.IsNaN(float64(f)) {
 		return []byte("null"), nil
 	}
-	return json.Marshal(float64(d))
+	return json.Marshal(float64(f))
 }
 
 // Summarize says what output i of the plan is, or, given the result of a run,
@@ -149,7 +151,8 @@ func (p *Plan) Summarize(i int, res *Result) *Summary {
 func tensorError(t *Planned, bytes int64, e stream.Errors) TensorError {
 	return TensorError{
 		Name: t.Name, From: t.From.String(), Type: t.Type.String(), Dims: t.Dims, Bytes: bytes,
-		Measured: e.N, RMSE: e.RMSE(), Relative: e.Relative(), MaxAbs: e.Max, Cosine: e.Cosine(), SNR: decibels(e.SNR()),
+		Measured: e.N, RMSE: Figure(e.RMSE()), Relative: Figure(e.Relative()), MaxAbs: Figure(e.Max),
+		Cosine: Figure(e.Cosine()), SNR: Figure(e.SNR()),
 	}
 }
 
