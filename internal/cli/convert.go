@@ -165,7 +165,9 @@ func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
 		return err
 	}
 	defer opt.Imatrix.Close()
-	opt.DryRun = o.dryRun
+	if o.dryRun {
+		opt.DryRun, opt.Notes = true, dryRunNotes(cmd)
+	}
 	opt.Split = gguf.SplitOptions{MaxTensors: o.SplitMaxTensors, MaxSize: o.SplitMaxSize}
 	o.Outtype, o.SplitMaxTensors, o.SplitMaxSize = "auto", 0, 0
 	p, err := convert.NewPlan(o.Options)
@@ -238,6 +240,9 @@ func describePlan(p *convert.Plan) planJSON {
 
 func (o *convertOptions) printPlan(w io.Writer, p *convert.Plan) error {
 	v := describePlan(p)
+	if o.manifest {
+		v.Notes = append(v.Notes, "--manifest"+dryRunNote)
+	}
 	if o.json {
 		return printJSON(w, v)
 	}

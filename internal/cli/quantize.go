@@ -72,7 +72,7 @@ func (q *quantizeFlags) add(cmd *cobra.Command) {
 	f.StringVar(&q.embdType, "token-embedding-type", "", "type of the token embeddings")
 	f.StringArrayVar(&q.tensorTypes, "tensor-type", nil, "PATTERN=TYPE: type of the tensors whose names match; the first match counts")
 	f.StringVar(&q.tensorTypeFile, "tensor-type-file", "", "file of PATTERN=TYPE, separated by spaces or newlines")
-	f.BoolVar(&q.strict, "strict", false, "refuse substituted types and missing importance")
+	f.BoolVar(&q.strict, "strict", false, "refuse substituted types, missing importance and requests without effect")
 	f.StringVar(&q.report, "report", "", "write the error of every tensor to this JSON file")
 	f.BoolVar(&q.resume, "resume", false, "continue an interrupted run; if interrupted, leave what is done")
 	cmd.MarkFlagsMutuallyExclusive("include-weights", "exclude-weights")
@@ -247,7 +247,10 @@ source; {ftype} in the output's name stands for the type.`,
 				return err
 			}
 			defer opt.Imatrix.Close()
-			opt.KeepSplit, opt.AllowRequantize, opt.DryRun = keepSplit, requant, dryRun
+			opt.KeepSplit, opt.AllowRequantize = keepSplit, requant
+			if dryRun {
+				opt.DryRun, opt.Notes = true, dryRunNotes(cmd)
+			}
 			if opt.Prune, err = parseLayers(prune); err != nil {
 				return err
 			}
@@ -296,6 +299,19 @@ source; {ftype} in the output's name stands for the type.`,
 	f.BoolVar(&quiet, "quiet", false, "print errors only")
 	f.BoolVar(&jsonOut, "json", false, "print the summary as JSON")
 	return cmd
+}
+
+const dryRunNote = " has no effect: a dry run writes nothing"
+
+// dryRunNotes says which of the given flags ask for what a dry run does not do.
+func dryRunNotes(cmd *cobra.Command) []string {
+	var notes []string
+	for _, name := range []string{"report", "manifest", "resume"} {
+		if cmd.Flags().Changed(name) {
+			notes = append(notes, "--"+name+dryRunNote)
+		}
+	}
+	return notes
 }
 
 func parseLayers(s string) ([]int, error) {
@@ -454,6 +470,9 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 		for _, t := range s.Substitutions {
 			fmt.Fprintf(w, "  %s: %s for %s, %s\n", t.Tensor, t.Got, t.Wanted, t.Reason)
 		}
+	}
+	for _, n := range s.Notes {
+		fmt.Fprintf(w, "note: %s\n", n)
 	}
 	worst := s.Worst(5)
 	if len(worst) == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -17,10 +18,12 @@ import (
 type KV struct {
 	Key   string
 	Value any
+	// Negative: Value is a number whose sign was left out.
+	Negative bool
 }
 
 // ParseKV reads KEY=TYPE:VALUE, where TYPE is int, float, bool or str, as
-// llama-quantize does: integers become u32, floats f32.
+// llama-quantize does: integers become u32, without their sign, floats f32.
 func ParseKV(s string) (KV, error) {
 	bad := func(format string, args ...any) (KV, error) {
 		return KV{}, fmt.Errorf("%s: %s; want KEY=TYPE:VALUE with type int, float, bool or str", formats.Quote(s), fmt.Sprintf(format, args...))
@@ -40,7 +43,7 @@ func ParseKV(s string) (KV, error) {
 		if err != nil || n < -math.MaxUint32 || n > math.MaxUint32 {
 			return bad("no integer of 32 bits")
 		}
-		kv.Value = uint32(max(n, -n))
+		kv.Value, kv.Negative = uint32(max(n, -n)), n < 0
 	case "float":
 		f, err := strconv.ParseFloat(value, 32)
 		if err != nil {
@@ -59,6 +62,12 @@ func ParseKV(s string) (KV, error) {
 		kv.Value = value
 	default:
 		return bad("unknown type %s", formats.Quote(typ))
+	}
+	switch {
+	case strings.HasPrefix(key, "split."):
+		return KV{}, fmt.Errorf("%s: these keys follow from the files that are written", formats.Quote(s))
+	case key == "general.architecture" && (typ != "str" || value == ""):
+		return KV{}, fmt.Errorf("%s: an architecture is a str", formats.Quote(s))
 	}
 	return kv, nil
 }
@@ -116,14 +125,26 @@ func capped(s string) string {
 // leave: names that contain one, or none, of the given texts.
 func filterImatrix(m *imatrix.Matrix, include, exclude []string) *imatrix.Matrix {
 	contains := func(name string, parts []string) bool {
-		for _, p := range parts {
-			if strings.Contains(name, p) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(name, p) })
 	}
 	return m.Filter(func(name string) bool {
 		return (len(include) == 0 || contains(name, include)) && !contains(name, exclude)
 	})
+}
+
+// unmatchedFilters returns a note for each text of --include-weights and
+// --exclude-weights that no entry's name contains.
+func unmatchedFilters(m *imatrix.Matrix, opt *Options) []string {
+	var notes []string
+	names := m.Names()
+	for _, text := range slices.Concat(opt.Include, opt.Exclude) {
+		if !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, text) }) {
+			flag := "--include-weights"
+			if slices.Contains(opt.Exclude, text) {
+				flag = "--exclude-weights"
+			}
+			notes = append(notes, fmt.Sprintf("%s %s matches no entry of the importance matrix", flag, formats.Quote(text)))
+		}
+	}
+	return notes
 }

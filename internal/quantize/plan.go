@@ -38,7 +38,10 @@ type Options struct {
 	Split gguf.SplitOptions
 
 	AllowRequantize bool // from quantized tensors as well
-	Strict          bool // substitutions and missing importance are errors
+	Strict          bool // substitutions, missing importance and notes are errors
+	// Notes are of the caller's own about requests without effect; those of the
+	// plan come after them.
+	Notes []string
 	// DryRun: what would be missing is a warning rather than an error.
 	DryRun bool
 }
@@ -59,8 +62,9 @@ type Plan struct {
 	Source  *Source
 	Outputs []*Output
 
-	opt     Options
-	tensors []Tensor // of the source, in the outputs' order, pruned ones left out
+	opt       Options
+	unmatched []string // notes on texts that choose no entry of the matrix
+	tensors   []Tensor // of the source, in the outputs' order, pruned ones left out
 }
 
 // Output is the plan of one output.
@@ -68,6 +72,7 @@ type Output struct {
 	Target   Target
 	FileType uint32
 	Tensors  []Planned      // in order
+	Notes    []string       // requests without effect, a sentence each
 	Layouts  []*gguf.Layout // one, or one per part
 
 	place []place // of each tensor
@@ -92,7 +97,7 @@ type Planned struct {
 func (p *Planned) Converted() bool { return p.Type != p.From }
 
 // Substituted reports whether another type stands in for the chosen one.
-func (p *Planned) Substituted() bool { return p.Kept == "" && p.Wanted != p.Type }
+func (p *Planned) Substituted() bool { return p.Reason != "" }
 
 // Coverage tells how a tensor stands with the importance matrix.
 type Coverage uint8
@@ -111,7 +116,9 @@ func New(src *Source, opt Options) (*Plan, error) {
 	if len(opt.Targets) == 0 {
 		return nil, fmt.Errorf("no type to quantize to")
 	}
+	var unmatched []string
 	if opt.Imatrix != nil {
+		unmatched = unmatchedFilters(opt.Imatrix, &opt)
 		opt.Imatrix = filterImatrix(opt.Imatrix, opt.Include, opt.Exclude)
 		switch {
 		case opt.Imatrix.Len() > 0:
@@ -123,7 +130,7 @@ func New(src *Source, opt Options) (*Plan, error) {
 			return nil, formats.Malformedf(opt.ImatrixFile, -1, "the importance matrix has no entries")
 		}
 	}
-	p := &Plan{Source: src, opt: opt}
+	p := &Plan{Source: src, opt: opt, unmatched: unmatched}
 	blocks, names, err := p.order()
 	if err != nil {
 		return nil, err
@@ -177,7 +184,9 @@ func (p *Plan) order() (blocks int, names []string, err error) {
 				return 0, nil, formats.Malformedf(p.Source.Name, -1, "no layer %d to prune", n)
 			}
 		}
-		blocks = pr.next
+		if blocks = pr.next; blocks == 0 {
+			return 0, nil, formats.Malformedf(p.Source.Name, -1, "pruning leaves no layer")
+		}
 	}
 	return blocks, names, nil
 }
@@ -214,10 +223,60 @@ func (p *Plan) output(target Target, model recipe.Model, names []string, blocks 
 		}
 		o.Tensors = append(o.Tensors, pl)
 	}
+	o.Notes = p.notes(o)
+	if opt.Strict && len(o.Notes) > 0 {
+		return nil, formats.Unsupportedf(p.Source.Name, -1, "%s: %s", target.Name(), o.Notes[0]).
+			WithHint("leave that out, or --strict")
+	}
 	if err := o.layout(p, metadata(p.Source.Metadata, o.FileType, opt, blocks)); err != nil {
 		return nil, err
 	}
 	return o, nil
+}
+
+// notes says which of the requests have no effect on an output, or another
+// than they ask for.
+func (p *Plan) notes(o *Output) []string {
+	opt := &p.opt
+	used := map[*quant.Type]bool{}
+	asked, hasOutput := false, false
+	for i := range o.Tensors {
+		t := &o.Tensors[i]
+		used[t.By] = true
+		asked = asked || t.Coverage != NotAsked
+		hasOutput = hasOutput || t.Name == "output.weight"
+	}
+	notes := slices.Clone(opt.Notes)
+	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	if opt.Pure && o.Target.Recipe == nil {
+		add("--pure has no effect: tensors are copied")
+	}
+	if opt.LeaveOutput && !hasOutput {
+		add("--leave-output-tensor has no effect: the model has no output.weight")
+	}
+	if opt.OutputType != nil && !used[opt.OutputType] {
+		add("--output-tensor-type %s chooses for no tensor", *opt.OutputType)
+	}
+	if opt.EmbdType != nil && !used[opt.EmbdType] {
+		add("--token-embedding-type %s chooses for no tensor", *opt.EmbdType)
+	}
+	for i := range opt.Overrides {
+		if or := &opt.Overrides[i]; !used[&or.Type] {
+			add("--tensor-type %s chooses for no tensor", formats.Quote(fmt.Sprintf("%s=%s", or.Pattern, or.Type)))
+		}
+	}
+	for _, kv := range opt.OverrideKV {
+		if kv.Negative {
+			add("--override-kv %s: negative numbers are written without their sign, as %v", formats.Quote(kv.Key), kv.Value)
+		}
+	}
+	switch {
+	case opt.Imatrix != nil && !asked:
+		add("--imatrix has no effect: no tensor is quantized")
+	case opt.Imatrix == nil && len(opt.Include)+len(opt.Exclude) > 0:
+		add("--include-weights and --exclude-weights have no effect without --imatrix")
+	}
+	return append(notes, p.unmatched...)
 }
 
 // check refuses what cannot or should not be done to a tensor, and finds its
@@ -245,7 +304,7 @@ func (p *Plan) check(target Target, t *Tensor, pl *Planned) error {
 		return refuse("cannot encode %s", pl.Type)
 	}
 	if opt.Strict && pl.Substituted() {
-		return refuse("%s does not fit (%s), %s would stand in for it", pl.Wanted, reason(pl), pl.Type).
+		return refuse("%s does not fit (%s), %s would stand in for it", pl.Wanted, pl.Reason, pl.Type).
 			WithHint("choose a type for it with --tensor-type, or leave out --strict")
 	}
 	if opt.Imatrix != nil && recipe.Quantized(pl.Type) {
@@ -325,10 +384,6 @@ func trimmed(dims []uint64) []uint64 {
 		n--
 	}
 	return dims[:n]
-}
-
-func reason(pl *Planned) string {
-	return pl.Reason(&recipe.Tensor{Name: pl.Name, Type: pl.From, Dims: pl.Dims})
 }
 
 // copiedFileType returns the file type of a model whose tensors are copied:

@@ -306,6 +306,67 @@ func TestKeepSplit(t *testing.T) {
 	}
 }
 
+// TestNotes checks that every request without effect is told, and refused when
+// strict.
+func TestNotes(t *testing.T) {
+	path := makeModel(t, "llama", llamaKeys(2), dense(2, quant.F16), nil)
+	im := imatrix.New()
+	for _, s := range dense(2, quant.F16) {
+		if len(s.dims) > 1 {
+			im.Set(s.name, entry(int(s.dims[0]), 1))
+		}
+	}
+	override := func(exprs ...string) (out []recipe.Override) {
+		for _, e := range exprs {
+			out = append(out, recipe.Override{Pattern: pattern(e), Type: quant.Q4_0})
+		}
+		return out
+	}
+	kv, err := quantize.ParseKV("x=int:-5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		target string // "" copies
+		opt    quantize.Options
+		want   []string
+	}{
+		{"q8_0", quantize.Options{Pure: true, LeaveOutput: true, Overrides: override("attn_q", "attn"), EmbdType: typ(quant.Q5_0)}, nil},
+		{"q8_0", quantize.Options{Overrides: override("attn", "attn_q")}, []string{`--tensor-type "attn_q=Q4_0" chooses for no tensor`}},
+		{"f16", quantize.Options{Overrides: override("attn_q")}, []string{`--tensor-type "attn_q=Q4_0" chooses for no tensor`}},
+		{"", quantize.Options{Overrides: override("attn_q"), OutputType: typ(quant.Q8_0), EmbdType: typ(quant.F16), Pure: true}, []string{
+			"--pure has no effect: tensors are copied", "--output-tensor-type Q8_0 chooses for no tensor",
+			"--token-embedding-type F16 chooses for no tensor", `--tensor-type "attn_q=Q4_0" chooses for no tensor`,
+		}},
+		{"", quantize.Options{Imatrix: im}, []string{"--imatrix has no effect: no tensor is quantized"}},
+		{"q8_0", quantize.Options{Include: []string{"a"}}, []string{"--include-weights and --exclude-weights have no effect without --imatrix"}},
+		{"q8_0", quantize.Options{Imatrix: im, Include: []string{"weight", "atn"}}, []string{`--include-weights "atn" matches no entry of the importance matrix`}},
+		{"q8_0", quantize.Options{OverrideKV: []quantize.KV{kv}}, []string{`--override-kv "x": negative numbers are written without their sign, as 5`}},
+		{"q8_0", quantize.Options{Notes: []string{"the caller's"}}, []string{"the caller's"}},
+	} {
+		tt.opt.Targets = []quantize.Target{{}}
+		if tt.target != "" {
+			tt.opt.Targets = targets(t, tt.target)
+		}
+		p, err := plan(t, path, tt.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(tt.want, p.Summarize(0, nil).Notes); d != "" {
+			t.Errorf("%s: %s", tt.target, d)
+		}
+		tt.opt.Strict = true
+		if _, err := plan(t, path, tt.opt); len(tt.want) > 0 && (err == nil || !strings.Contains(err.Error(), tt.want[0])) {
+			t.Errorf("%s: strict: error %v, want %q", tt.target, err, tt.want[0])
+		}
+	}
+	// Without an output tensor there is none to leave.
+	tied := makeModel(t, "llama", llamaKeys(1), slices.DeleteFunc(dense(1, quant.F16), func(s shape) bool { return s.name == "output.weight" }), nil)
+	if p, err := plan(t, tied, quantize.Options{Targets: targets(t, "q8_0"), LeaveOutput: true}); err != nil || len(p.Outputs[0].Notes) != 1 {
+		t.Errorf("%v, error %v", p.Outputs[0].Notes, err)
+	}
+}
+
 func typ(t quant.Type) *quant.Type { return &t }
 
 func pattern(expr string) *recipe.Pattern {
@@ -344,6 +405,9 @@ func TestRefusals(t *testing.T) {
 		m.Set(name, entry(n, 1))
 		return m
 	}
+	odd := makeModel(t, "llama", llamaKeys(1), []shape{
+		{"output.weight", quant.F16, []uint64{96, 64}}, {"blk.0.attn_q.weight", quant.F16, []uint64{96, 96}},
+	}, nil)
 	two := matrix("blk.0.attn_q.weight", 7)
 	two.Set("blk.0.attn_k.weight", entry(256, 1))
 	for _, tt := range []struct {
@@ -377,6 +441,9 @@ func TestRefusals(t *testing.T) {
 		{"empty matrix", f16, "q8_0", quantize.Options{Imatrix: imatrix.New()}, "the importance matrix has no entries"},
 		{"wrong size", f16, "q8_0", quantize.Options{Imatrix: matrix("blk.0.attn_q.weight", 7)}, "its importance has 7 values, the tensor wants 256 x 1"},
 		{"wrong size of embeddings", f16, "q8_0", quantize.Options{Imatrix: matrix("token_embd.weight", 7)}, ""},
+		{"no layer left", f16, "q8_0", quantize.Options{Prune: []int{0, 1}}, "pruning leaves no layer"},
+		{"strict, output of odd rows", odd, "q5_0", quantize.Options{Strict: true}, `tensor "output.weight": Q6_K does not fit (row of 96 is not a multiple of 256), Q8_0 would stand in for it`},
+		{"strict, output of odd rows, by rule", odd, "q4_k_s", quantize.Options{Strict: true, Overrides: []recipe.Override{{Pattern: pattern("attn"), Type: quant.Q8_0}}}, `tensor "output.weight": Q6_K does not fit (row of 96 is not a multiple of 256), Q8_0 would stand in for it`},
 		{"layers", badCount, "q8_0", quantize.Options{}, "llama.block_count: want"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -594,13 +661,13 @@ func values(t *testing.T, f *gguf.File, name string) []float32 {
 
 func TestParseKV(t *testing.T) {
 	for s, want := range map[string]any{
-		"a.b=int:-5": uint32(5), "a.b=float:1.5": float32(1.5), "a.b=bool:true": true, "a.b=str:x=y:z": "x=y:z", "a.b=str:": "",
+		"a.b=int:-5": uint32(5), "general.architecture=str:x": "x", "a.b=float:1.5": float32(1.5), "a.b=bool:true": true, "a.b=str:x=y:z": "x=y:z", "a.b=str:": "",
 	} {
-		if kv, err := quantize.ParseKV(s); err != nil || kv.Key != "a.b" || kv.Value != want {
+		if kv, err := quantize.ParseKV(s); err != nil || kv.Key != s[:strings.Index(s, "=")] || kv.Negative != strings.Contains(s, "-") || kv.Value != want {
 			t.Errorf("%q: %v, %v", s, kv, err)
 		}
 	}
-	for _, s := range []string{"", "a", "=int:1", "a=int", "a=int:x", "a=int:99999999999", "a=bool:yes", "a=float:x", "a=f32:1", "a=str:\xff"} {
+	for _, s := range []string{"", "a", "=int:1", "a=int", "a=int:x", "a=int:99999999999", "a=bool:yes", "a=float:x", "a=f32:1", "split.count=int:3", "general.architecture=int:7", "general.architecture=str:", "a=str:\xff"} {
 		if _, err := quantize.ParseKV(s); err == nil {
 			t.Errorf("%q was read", s)
 		}

@@ -25,6 +25,7 @@ type Summary struct {
 	BitsPerWeight float64        `json:"bits_per_weight"`
 	Types         []TypeCount    `json:"types"` // from most bytes to fewest
 	Substitutions []Substitution `json:"substitutions"`
+	Notes         []string       `json:"notes,omitempty"`      // requests without effect
 	Importance    *Importance    `json:"importance,omitempty"` // nil without a matrix
 	// NeedImportance lists tensors whose type needs the importance that is
 	// missing; only a dry run gets that far.
@@ -89,7 +90,7 @@ func (f Figure) MarshalJSON() ([]byte, error) {
 // what it has become.
 func (p *Plan) Summarize(i int, res *Result) *Summary {
 	o := p.Outputs[i]
-	s := &Summary{FType: o.Target.Name(), FileType: o.FileType, Substitutions: []Substitution{}}
+	s := &Summary{FType: o.Target.Name(), FileType: o.FileType, Substitutions: []Substitution{}, Notes: o.Notes}
 	for _, l := range o.Layouts {
 		s.FileBytes += l.Size
 	}
@@ -109,7 +110,7 @@ func (p *Plan) Summarize(i int, res *Result) *Summary {
 		c.Tensors++
 		c.Bytes += n
 		if t.Substituted() {
-			s.Substitutions = append(s.Substitutions, Substitution{t.Name, t.Wanted.String(), t.Type.String(), reason(t)})
+			s.Substitutions = append(s.Substitutions, Substitution{t.Name, t.Wanted.String(), t.Type.String(), t.Reason})
 		}
 		switch t.Coverage {
 		case Covered:
@@ -184,8 +185,8 @@ func (p *Plan) Table(i int) [][]string {
 		note := t.Kept
 		switch {
 		case t.Substituted():
-			note = fmt.Sprintf("for %s: %s", t.Wanted, reason(t))
-		case t.Manual:
+			note = fmt.Sprintf("for %s: %s", t.Wanted, t.Reason)
+		case t.By != nil:
 			note = "as asked for"
 		}
 		if t.Converted() && recipe.Quantized(t.Type) && (t.Coverage == Uncovered || t.Coverage == Unfitting) {

@@ -88,11 +88,14 @@ type Choice struct {
 	Type quant.Type
 	// Kept says why the tensor stays as it is; empty if it is quantized.
 	Kept string
-	// Wanted is the type that was chosen at first where its blocks do not
-	// divide the rows and Type replaces it; equal to Type otherwise.
+	// Wanted is what the tensor would have got in rows that blocks divide, and
+	// Reason says in words why Type stands in for it; where nothing does, Wanted
+	// equals Type and Reason is empty.
 	Wanted quant.Type
-	// Manual is set where an override or a type option chose.
-	Manual bool
+	Reason string
+	// By is the option that chose: OutputType, EmbdType or the address of an
+	// override's Type; nil where the recipe chose.
+	By *quant.Type
 	// NeedsImportance is set where Type is worthless without an importance
 	// matrix, or has no encoder that works without one.
 	NeedsImportance bool
@@ -102,8 +105,8 @@ type Choice struct {
 type env struct {
 	model         *Model
 	opt           *Options
-	base          quant.Type
 	t             *Tensor
+	whole         bool // the base type's blocks divide the rows
 	seen, total   int
 	layer, layers int // layer is -1 where the name has none
 }
@@ -123,7 +126,7 @@ func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) []Choice {
 		}
 	}
 	var seen [numKinds]int
-	e := env{model: &m, opt: &opt, base: r.Base, layers: m.Layers}
+	e := env{model: &m, opt: &opt, layers: m.Layers}
 	out := make([]Choice, len(tensors))
 	for i := range tensors {
 		t, k := &tensors[i], kinds[i]
@@ -133,7 +136,8 @@ func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) []Choice {
 		}
 		if c.Kept == "" {
 			ruled := false
-			c.Wanted, c.Manual, ruled = r.manual(t, k, &opt)
+			c.Type, c.By, ruled = r.manual(t, k, &opt)
+			c.Wanted = c.Type
 			if ruled {
 				e.t, e.seen, e.total = t, seen[k], m.Layers
 				if k == AttnV {
@@ -148,12 +152,17 @@ func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) []Choice {
 					k = Output
 				}
 				if k == Output && opt.OutputType != nil {
-					c.Wanted, c.Manual = *opt.OutputType, true
+					c.Type, c.By = *opt.OutputType, opt.OutputType
+					c.Wanted = c.Type
 				} else {
+					e.whole = t.RowLen()%uint64(r.Base.BlockLen()) == 0
+					c.Type = r.rule(&e, k)
+					e.whole = true
 					c.Wanted = r.rule(&e, k)
 				}
 			}
-			c.Type = fit(c.Wanted, t.RowLen())
+			c.Type = fit(c.Type, t.RowLen())
+			c.Reason = r.reason(&c, t.RowLen())
 			c.NeedsImportance = c.Type.RequiresImportance() ||
 				r.needsImportance(c.Type) && kinds[i] != TokenEmbd && kinds[i] != Output
 		}
@@ -162,23 +171,24 @@ func (r *Recipe) Choose(m Model, tensors []Tensor, opt Options) []Choice {
 	return out
 }
 
-// manual returns the type that the person's options give a tensor, or the base
-// type, and whether the recipe's rules are still to be asked.
-func (r *Recipe) manual(t *Tensor, k Kind, opt *Options) (typ quant.Type, manual, ruled bool) {
+// manual returns the type that the person's options give a tensor and the
+// option that did, or the base type, and whether the recipe's rules are still to
+// be asked.
+func (r *Recipe) manual(t *Tensor, k Kind, opt *Options) (typ quant.Type, by *quant.Type, ruled bool) {
 	switch {
 	case k == TokenEmbd && opt.EmbdType != nil:
-		return *opt.EmbdType, true, false
+		return *opt.EmbdType, opt.EmbdType, false
 	case k == Output && opt.OutputType != nil:
-		return *opt.OutputType, true, false
+		return *opt.OutputType, opt.OutputType, false
 	case !Quantized(r.Base) && len(r.Rules) == 0:
-		return r.Base, false, false
+		return r.Base, nil, false
 	}
-	for _, o := range opt.Overrides {
-		if o.Pattern.MatchString(t.Name) {
-			return o.Type, true, false
+	for i := range opt.Overrides {
+		if o := &opt.Overrides[i]; o.Pattern.MatchString(t.Name) {
+			return o.Type, &o.Type, false
 		}
 	}
-	return r.Base, false, !opt.Pure
+	return r.Base, nil, !opt.Pure
 }
 
 // rule returns the type that the first fitting rule gives.
@@ -207,9 +217,17 @@ func (r *Rule) fits(e *env, k Kind) bool {
 	return true
 }
 
-// Reason says in words why a choice is not what was wanted.
-func (c *Choice) Reason(t *Tensor) string {
-	return fmt.Sprintf("row of %d is not a multiple of %d", t.RowLen(), c.Wanted.BlockLen())
+// reason says why c is not what was wanted in rows of n elements: the blocks of
+// that type, or those of the base type where a rule asks for them.
+func (r *Recipe) reason(c *Choice, n uint64) string {
+	if c.Type == c.Wanted {
+		return ""
+	}
+	block := uint64(c.Wanted.BlockLen())
+	if n%block == 0 {
+		block = uint64(r.Base.BlockLen())
+	}
+	return fmt.Sprintf("row of %d is not a multiple of %d", n, block)
 }
 
 // layer returns the number in a name that starts with "blk.N.", else -1.

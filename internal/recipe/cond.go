@@ -19,13 +19,14 @@ import (
 //	stacked=yes        the tensor stacks matrices (experts): its third dimension is above 1
 //	whole_blocks=no    the base type's blocks do not divide the tensor's rows
 //	seen<2             tensors of this kind before this one
-//	layer<2            its layer's number
-//	layer<1/8          the same, in the first eighth of all layers; also with seen
+//	block<2            the number in its name, as in blk.2.attn_q.weight
+//	layer<2            its layer as llama.cpp counts them
+//	layer<1/8          the same, in the first eighth of all layers; also with block and seen
 //	layer=more_bits    in the first eighth, the last eighth, or every third between
 //
-// = and != work for all variables, < <= > >= for numbers. A layer's number is
-// that in the tensor's name in a model with experts; in one without, feed-forward
-// matrices are counted instead, as llama.cpp does. seen is out of all
+// = and != work for all variables, < <= > >= for numbers. layer is block in a
+// model with experts; in one without, feed-forward matrices are counted instead,
+// those left out for which an option chooses the type. seen is out of all
 // attn_v tensors for these and out of the number of layers for the rest.
 type Cond struct {
 	Var, Op, Value string
@@ -46,7 +47,7 @@ var condVars = map[string]condKind{
 	"arch": isText, "model": isText,
 	"imatrix": isBool, "stacked": isBool, "whole_blocks": isBool,
 	"gqa": isNumber, "experts": isNumber,
-	"seen": isPlace, "layer": isPlace,
+	"seen": isPlace, "block": isPlace, "layer": isPlace,
 }
 
 // ops are in the order in which they are looked for.
@@ -128,13 +129,16 @@ func (c *Cond) holds(e *env) bool {
 	case "stacked":
 		return c.yes(len(e.t.Dims) > 2 && e.t.Dims[2] > 1)
 	case "whole_blocks":
-		return c.yes(e.t.RowLen()%uint64(e.base.BlockLen()) == 0)
+		return c.yes(e.whole)
 	case "gqa":
 		return c.compare(e.model.gqa(), c.num)
 	case "experts":
 		return c.compare(e.model.Experts, c.num)
 	case "seen":
 		return c.place(e.seen, e.total)
+	case "block":
+		n := layer(e.t.Name)
+		return n >= 0 && c.place(n, e.layers)
 	}
 	return e.layer >= 0 && c.place(e.layer, e.layers)
 }

@@ -284,6 +284,27 @@ attn_q,other  arch=llama  -> Q8_0
 			t.Errorf("%s: %s, want %s", small[i].Name, c.Type, want[i])
 		}
 	}
+	// A layer that the options decide moves the others' up, but not their blocks.
+	ffn := []Tensor{
+		{"blk.0.ffn_up.weight", quant.F16, []uint64{256, 64}},
+		{"blk.1.ffn_up.weight", quant.F16, []uint64{256, 64}},
+	}
+	up, err := ParsePattern(`blk\.0\.`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, want := range map[string][2]quant.Type{
+		"layer=0": {quant.Q8_0, quant.Q6_K}, "block=0": {quant.Q8_0, quant.Q4_0}, "block=1": {quant.Q8_0, quant.Q6_K}, "block>=1/2": {quant.Q8_0, quant.Q6_K},
+	} {
+		r, err := Parse("up", "recipe up\nfile_type 2\nbase Q4_0\nffn_up "+where+" -> Q6_K\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs := r.Choose(Model{Layers: 2}, ffn, Options{Overrides: []Override{{up, quant.Q8_0}}})
+		if got := [2]quant.Type{cs[0].Type, cs[1].Type}; got != want {
+			t.Errorf("%s: %v, want %v", where, got, want)
+		}
+	}
 	// Rules count where the base type is a float, too.
 	half, err := Parse("half", "recipe half\nfile_type 1\nbase F16\nffn_down -> Q5_0\nattn_q -> Q4_K\n")
 	if err != nil {
