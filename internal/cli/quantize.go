@@ -368,6 +368,7 @@ func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quanti
 	opt.Measure = reportPath != ""
 	opt.Progress = func(done int64) { bar.set(done, "") }
 	opt.Notice = p.notice
+	opt.Version = versionString()
 	res, err := plan.Run(p.cmd.Context(), opt)
 	bar.finish()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -680,6 +681,24 @@ func resumeModel(t *testing.T) (string, quantize.Options) {
 	return path, quantize.Options{Targets: targets(t, "q4_0", "q8_0")}
 }
 
+// interrupt runs until about stop bytes of source have been dealt with.
+func interrupt(t *testing.T, path string, opt quantize.Options, ro quantize.RunOptions, stop int64) {
+	t.Helper()
+	p, err := plan(t, path, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ro.Progress = func(done int64) {
+		if done >= stop {
+			cancel()
+		}
+	}
+	if _, err = p.Run(ctx, ro); !errors.Is(err, context.Canceled) {
+		t.Fatalf("error %v", err)
+	}
+}
+
 // TestResume interrupts runs at several points and continues them.
 func TestResume(t *testing.T) {
 	path, opt := resumeModel(t)
@@ -749,19 +768,7 @@ func TestResume(t *testing.T) {
 			dir := t.TempDir()
 			out := filepath.Join(dir, "out-{ftype}.gguf")
 			if tt.stop > 0 {
-				p, err := plan(t, path, opt)
-				if err != nil {
-					t.Fatal(err)
-				}
-				ctx, cancel := context.WithCancel(context.Background())
-				_, err = p.Run(ctx, quantize.RunOptions{Out: out, Threads: 2, Resume: true, Measure: tt.measure, Progress: func(done int64) {
-					if done >= tt.stop {
-						cancel()
-					}
-				}})
-				if !errors.Is(err, context.Canceled) {
-					t.Fatalf("error %v", err)
-				}
+				interrupt(t, path, opt, quantize.RunOptions{Out: out, Threads: 2, Resume: true, Measure: tt.measure}, tt.stop)
 				if _, err := os.Stat(filepath.Join(dir, "out-q8_0.gguf")); !errors.Is(err, fs.ErrNotExist) {
 					t.Error("an unfinished output has its name")
 				}
@@ -799,22 +806,65 @@ func TestResumedMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	ro.Out = filepath.Join(t.TempDir(), "b-{ftype}")
-	ctx, cancel := context.WithCancel(context.Background())
-	ro.Progress = func(done int64) {
-		if done > 600_000 {
-			cancel()
-		}
-	}
-	if _, err := p.Run(ctx, ro); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	ro.Progress = nil
+	interrupt(t, path, opt, ro, 600_000)
 	got, err := p.Run(context.Background(), ro)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(want.Errors, got.Errors); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestAnotherInput ends a run and starts one on another model of the same
+// shapes, size and time. The first model's zeros must not stand in the second
+// one's output, neither from the journal nor from the temporary file.
+func TestAnotherInput(t *testing.T) {
+	zero := func(name string, x []float32) {
+		if name == "blk.0.attn_q.weight" {
+			clear(x)
+		}
+	}
+	first := makeModel(t, "llama", llamaKeys(3), dense(3, quant.F16), zero)
+	second := makeModel(t, "llama", llamaKeys(3), dense(3, quant.F16), nil)
+	for _, path := range []string{first, second} {
+		if err := os.Chtimes(path, time.Unix(1e6, 0), time.Unix(1e6, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opt := quantize.Options{Targets: targets(t, "q8_0")}
+	want := run(t, second, opt, quantize.RunOptions{})
+	for _, resume := range []bool{false, true} {
+		t.Run(fmt.Sprintf("resume=%v", resume), func(t *testing.T) {
+			ro := quantize.RunOptions{Out: filepath.Join(t.TempDir(), "out-{ftype}.gguf"), Resume: true}
+			interrupt(t, first, opt, ro, 900_000)
+			notice := ""
+			ro.Resume = resume
+			ro.Notice = func(s string) { notice += s }
+			got := run(t, second, opt, ro)
+			if resume && !strings.HasPrefix(notice, "starting over: the unfinished run was of another input") {
+				t.Errorf("notice %q", notice)
+			}
+			for name := range want {
+				if !bytes.Equal(got[name], want[name]) {
+					t.Errorf("%s differs", name)
+				}
+			}
+		})
+	}
+}
+
+// TestAnotherVersion: what one version began no other one finishes.
+func TestAnotherVersion(t *testing.T) {
+	path, opt := resumeModel(t)
+	ro := quantize.RunOptions{Out: filepath.Join(t.TempDir(), "out-{ftype}.gguf"), Resume: true, Version: "1"}
+	interrupt(t, path, opt, ro, 900_000)
+	notice := ""
+	ro.Version = "2"
+	ro.Notice = func(s string) { notice += s }
+	run(t, path, opt, ro)
+	if !strings.HasPrefix(notice, "starting over: ") {
+		t.Errorf("notice %q", notice)
 	}
 }
 

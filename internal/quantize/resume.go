@@ -48,7 +48,7 @@ type work struct {
 	keep    bool // what is unfinished is left for a resumed run
 	journal *os.File
 	path    string                 // of the journal
-	units   map[[2]int]journalUnit // that the journal knows, by job and first row
+	units   map[[2]int]journalUnit // of the run that this one goes on with, by job and first row
 	size    int64                  // of the journal's good lines
 	closed  bool
 }
@@ -59,7 +59,7 @@ func journalPath(output string) string {
 
 // open creates the outputs, or takes up those of an earlier run.
 func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
-	hash, err := p.hash()
+	hash, err := p.hash(opt.Version)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 	}
 	head := journalHead{Plan: hash, Measure: opt.Measure}
 	inputs := p.Inputs()
-	old, err := w.readJournal()
+	old, units, err := w.readJournal()
 	if opt.Resume {
 		notice := func(format string, args ...any) {
 			if opt.Notice != nil {
@@ -80,11 +80,11 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 			err = w.take(old, head, specs, opt.Force, inputs)
 		}
 		if err == nil {
+			w.units = units
 			notice("resuming: %d pieces are done already", len(w.units))
 			return w, nil
 		}
 		notice("starting over: %v", err)
-		w.units = nil
 	}
 	if w.outs, err = stream.CreateAll(specs, opt.Force, inputs); err != nil {
 		if w.journal != nil {
@@ -180,26 +180,26 @@ func (w *work) append(record any) error {
 
 // readJournal reads the head of the journal that an earlier run has left, and
 // its units. The error says why that cannot be done.
-func (w *work) readJournal() (journalHead, error) {
+func (w *work) readJournal() (journalHead, map[[2]int]journalUnit, error) {
 	var head journalHead
 	if w.journal == nil {
-		return head, fmt.Errorf("no unfinished run has left %s", w.path)
+		return head, nil, fmt.Errorf("no unfinished run has left %s", w.path)
 	}
 	r := bufio.NewReaderSize(w.journal, 64<<10)
 	line, err := readLine(r)
 	if err != nil || json.Unmarshal(line, &head) != nil {
-		return head, fmt.Errorf("the journal %s is damaged", w.path)
+		return head, nil, fmt.Errorf("the journal %s is damaged", w.path)
 	}
 	w.size = int64(len(line))
-	w.units = map[[2]int]journalUnit{}
+	units := map[[2]int]journalUnit{}
 	for {
 		line, err := readLine(r)
 		var u journalUnit
 		if err != nil || json.Unmarshal(line, &u) != nil {
-			return head, nil // the end, or a line cut short
+			return head, units, nil // the end, or a line cut short
 		}
 		w.size += int64(len(line))
-		w.units[[2]int{u.Job, u.First}] = u
+		units[[2]int{u.Job, u.First}] = u
 	}
 }
 
@@ -324,10 +324,11 @@ func (w *work) giveUp() {
 	}
 }
 
-// hash identifies the plan and its inputs: two runs with the same hash write
-// the same bytes.
-func (p *Plan) hash() (string, error) {
+// hash identifies the program, the plan and its inputs: two runs with the same
+// hash write the same bytes.
+func (p *Plan) hash(version string) (string, error) {
 	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", version)
 	for _, o := range p.Outputs {
 		for _, l := range o.Layouts {
 			h.Write(l.Header)
@@ -349,7 +350,30 @@ func (p *Plan) hash() (string, error) {
 		}
 		fmt.Fprintf(h, "%d %d\n", st.Size(), st.ModTime().UnixNano())
 	}
+	// Files of the same size and time are common: copies of archives whose
+	// times are set to a fixed one, layers of containers.
+	for i := range p.tensors {
+		if err := hashSamples(h, p.tensors[i].Rows); err != nil {
+			return "", err
+		}
+	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// hashSamples writes a few KiB from the start, the middle and the end of a
+// tensor to h, whole rows.
+func hashSamples(h io.Writer, rows stream.Rows) error {
+	size := rows.Type().RowSize(rows.Len())
+	n := min(rows.Count(), max(1, (4<<10)/max(1, size)))
+	buf := make([]byte, n*size)
+	last := rows.Count() - n
+	for _, first := range []int{0, last / 2, last} {
+		if err := rows.ReadRows(buf, first, n); err != nil {
+			return err
+		}
+		h.Write(buf)
+	}
+	return nil
 }
 
 // hashValues writes the values of e to h.

@@ -27,6 +27,8 @@ type RunOptions struct {
 	// Resume continues what an earlier run left behind, and leaves an
 	// interrupted run to be continued.
 	Resume bool
+	// Version is the program's: a run is continued by the same one only.
+	Version string
 	// Notice is told, in a sentence, what a resumed run found.
 	Notice func(string)
 }

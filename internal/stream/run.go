@@ -242,6 +242,7 @@ func (r *runner) work(ctx context.Context) error {
 		unit, known := Unit{}, false
 		if r.opt.Done != nil {
 			unit, known = r.opt.Done(job, row)
+			known = known && unit.Rows == n
 		}
 		bad := Nonfinite{First: -1}
 		if !known {
