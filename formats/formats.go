@@ -172,6 +172,15 @@ func Quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
+// Name shows untrusted text, such as a tensor's name, as it is where that is
+// safe on a terminal, else quoted and capped as Quote does.
+func Name(s string) string {
+	if q := Quote(s); q != `"`+s+`"` {
+		return q
+	}
+	return s
+}
+
 // NotDownloaded recognises what stands in a file's place when a download went
 // wrong: b is the start of the file, 64 bytes or more if it has them. It returns
 // nil for anything else.

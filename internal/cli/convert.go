@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/formats/gguf"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/internal/convert"
@@ -62,7 +62,7 @@ GGUF. The kind of input is recognised by its content.`,
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan, write nothing")
 	f.BoolVar(&o.list, "list", false, "print the model families that are read")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress and no summary")
-	f.BoolVar(&o.json, "json", false, "print the summary or the plan as one JSON object")
+	f.BoolVar(&o.json, "json", false, "print the summary or the plan as a JSON object; where it quantizes, as an array of one per output")
 	return cmd
 }
 
@@ -249,7 +249,7 @@ func (o *convertOptions) printPlan(w io.Writer, p *convert.Plan) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "tensor\ttype\tfrom\tshape\tsize")
 	for _, t := range p.Tensors {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Type, t.From, shapeString(t.Shape), report.Bytes(t.Size))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", formats.Name(t.Name), t.Type, t.From, dimsString(t.Shape), report.Bytes(t.Size))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -281,10 +281,10 @@ func (o *convertOptions) summary(stdout, stderr io.Writer, p *convert.Plan, res 
 // printRemarks prints what a person has to know although they did not ask.
 func printRemarks(w io.Writer, v planJSON) {
 	for _, s := range v.Substituted {
-		fmt.Fprintf(w, "substituted: %s is %s: %s\n", s.Name, s.Type, s.Reason)
+		fmt.Fprintf(w, "substituted: %s is %s: %s\n", formats.Name(s.Name), s.Type, s.Reason)
 	}
 	if len(v.Skipped) > 0 {
-		fmt.Fprintf(w, "skipped: %s with nothing to convert, such as %s\n", report.Plural(len(v.Skipped), "tensor"), v.Skipped[0])
+		fmt.Fprintf(w, "skipped: %s with nothing to convert, such as %s\n", report.Plural(len(v.Skipped), "tensor"), formats.Name(v.Skipped[0]))
 	}
 	for _, s := range v.Nonfinite {
 		fmt.Fprintf(w, "not finite: %s\n", s)
@@ -292,12 +292,4 @@ func printRemarks(w io.Writer, v planJSON) {
 	for _, s := range v.Notes {
 		fmt.Fprintf(w, "note: %s\n", s)
 	}
-}
-
-func shapeString(shape []int) string {
-	s := make([]string, len(shape))
-	for i, d := range shape {
-		s[i] = strconv.Itoa(d)
-	}
-	return strings.Join(s, "x")
 }

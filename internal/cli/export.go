@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/arch"
 	"github.com/smeltgguf/smelt/internal/export"
 	"github.com/smeltgguf/smelt/internal/report"
@@ -126,7 +127,7 @@ func (o *exportOptions) printPlan(w io.Writer, p *export.Plan) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "tensor\ttype\tfrom\tshape\tsize\tfile")
 	for _, t := range p.Tensors {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", t.Name, t.Type, t.From, shapeString(t.Shape), report.Bytes(t.Size), t.File)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", formats.Name(t.Name), t.Type, t.From, dimsString(t.Shape), report.Bytes(t.Size), t.File)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

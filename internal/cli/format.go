@@ -18,6 +18,15 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// dimsString shows dimensions as 4096x32.
+func dimsString[T int | uint64](dims []T) string {
+	s := make([]string, len(dims))
+	for i, d := range dims {
+		s[i] = fmt.Sprint(d)
+	}
+	return strings.Join(s, "x")
+}
+
 // countsString lists how many there are of each: "F16 22, F32 7".
 func countsString(counts map[string]int) string {
 	keys := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/corpus"
 	"github.com/smeltgguf/smelt/internal/decoder"
 	"github.com/smeltgguf/smelt/internal/imatrix"
@@ -216,11 +217,15 @@ func (o *imatrixOptions) print(w io.Writer, m *imatrix.Matrix) error {
 	fmt.Fprintln(tw, "tensor\tchannels\tactivations\tsum\tmin\tmax\tmean\tstd\tactive\tevenness\tunseen")
 	for _, s := range m.Stats() {
 		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.4g\t%.4g\t%.4g\t%.4g\t%.4g\t%.1f%%\t%.3f\t%d\n",
-			s.Tensor, s.Channels, s.Count, s.Sum, s.Min, s.Max, s.Mean, s.Std, 100*s.Active, s.Evenness, s.Unseen)
+			formats.Name(s.Tensor), s.Channels, s.Count, s.Sum, s.Min, s.Max, s.Mean, s.Std, 100*s.Active, s.Evenness, s.Unseen)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d matrices, %d chunks of %d tokens: %s\n", m.Len(), m.Chunks, m.ChunkSize, strings.Join(m.Datasets, ", "))
+	datasets := make([]string, len(m.Datasets))
+	for i, d := range m.Datasets {
+		datasets[i] = formats.Name(d)
+	}
+	_, err := fmt.Fprintf(w, "%d matrices, %d chunks of %d tokens: %s\n", m.Len(), m.Chunks, m.ChunkSize, strings.Join(datasets, ", "))
 	return err
 }

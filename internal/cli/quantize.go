@@ -3,8 +3,10 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,26 +100,35 @@ func (q *quantizeFlags) options(types string) (quantize.Options, error) {
 		}
 		typ, err := targetType(t.name)
 		if err != nil {
-			return opt, err
+			return opt, usageError{err}
 		}
 		*t.to = &typ
 	}
 	opt.Inputs = slices.Clone(q.recipes)
-	overrides := q.tensorTypes
+	for _, s := range q.tensorTypes {
+		o, err := parseOverride(s)
+		if err != nil {
+			return opt, usageError{err}
+		}
+		opt.Overrides = append(opt.Overrides, o)
+	}
 	if q.tensorTypeFile != "" {
 		opt.Inputs = append(opt.Inputs, q.tensorTypeFile)
 		text, err := readSmall(q.tensorTypeFile)
 		if err != nil {
 			return opt, err
 		}
-		overrides = append(slices.Clone(overrides), strings.Fields(text)...)
-	}
-	for _, s := range overrides {
-		o, err := parseOverride(s)
-		if err != nil {
-			return opt, err
+		n := 0
+		for line := range strings.Lines(text) {
+			n++
+			for _, s := range strings.Fields(line) {
+				o, err := parseOverride(s)
+				if err != nil {
+					return opt, formats.Malformedf(fmt.Sprintf("%s:%d", q.tensorTypeFile, n), -1, "%v", err)
+				}
+				opt.Overrides = append(opt.Overrides, o)
+			}
 		}
-		opt.Overrides = append(opt.Overrides, o)
 	}
 	if q.imatrix != "" {
 		opt.Imatrix, err = imatrix.OpenLazy(q.imatrix)
@@ -151,6 +162,11 @@ func (q *quantizeFlags) targets(types string) ([]quantize.Target, error) {
 		}
 		out = append(out, quantize.Target{Recipe: r})
 	}
+	for i, t := range out {
+		if slices.ContainsFunc(out[:i], func(o quantize.Target) bool { return strings.EqualFold(o.Name(), t.Name()) }) {
+			return nil, usagef("type %s is given twice", t.Name())
+		}
+	}
 	if len(out) == 0 {
 		return nil, usagef("no type: give -q TYPE or --recipe FILE")
 	}
@@ -162,10 +178,7 @@ func targetType(name string) (quant.Type, error) {
 	if err == nil && !recipe.Target(t) {
 		err = fmt.Errorf("%s is no type for the tensors of a file", t)
 	}
-	if err != nil {
-		return 0, usageError{err}
-	}
-	return t, nil
+	return t, err
 }
 
 // parseOverride reads PATTERN=TYPE. Patterns are in lower case, as in
@@ -173,7 +186,7 @@ func targetType(name string) (quant.Type, error) {
 func parseOverride(s string) (recipe.Override, error) {
 	pattern, name, ok := strings.Cut(s, "=")
 	if !ok || pattern == "" {
-		return recipe.Override{}, usagef("tensor type %s: want PATTERN=TYPE", formats.Quote(s))
+		return recipe.Override{}, fmt.Errorf("tensor type %s: want PATTERN=TYPE", formats.Quote(s))
 	}
 	t, err := targetType(name)
 	if err != nil {
@@ -181,7 +194,7 @@ func parseOverride(s string) (recipe.Override, error) {
 	}
 	p, err := recipe.ParsePattern(strings.ToLower(pattern))
 	if err != nil {
-		return recipe.Override{}, usageError{err}
+		return recipe.Override{}, err
 	}
 	return recipe.Override{Pattern: p, Type: t}, nil
 }
@@ -191,7 +204,11 @@ func readSmall(path string) (string, error) {
 	const limit = 1 << 20
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return "", formats.Malformedf(path, -1, "%v", err)
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
@@ -229,7 +246,7 @@ source; {ftype} in the output's name stands for the type.`,
   quantize -q q4_k_m,q5_k_m,q8_0 model-f16.gguf --out 'model-{ftype}.gguf'
   quantize -q iq2_xs --imatrix model.imatrix.gguf model-f16.gguf model-iq2_xs.gguf
   quantize -q q4_k_m --tensor-type 'ffn_down=q6_k' --dry-run model-f16.gguf`,
-		Args: cobra.MaximumNArgs(2),
+		Args: quantizeArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, to := range []*string{&in, &out} {
 				if *to == "" && len(args) > 0 {
@@ -297,11 +314,23 @@ source; {ftype} in the output's name stands for the type.`,
 	f.BoolVar(&force, "force", false, "replace the output if it exists")
 	f.IntVar(&threads, "threads", 0, "threads (default: all processors)")
 	f.BoolVar(&quiet, "quiet", false, "print errors only")
-	f.BoolVar(&jsonOut, "json", false, "print the summary as JSON")
+	f.BoolVar(&jsonOut, "json", false, "print the summary or the plan as a JSON array, one object per output")
 	return cmd
 }
 
 const dryRunNote = " has no effect: a dry run writes nothing"
+
+// quantizeArgs allows IN and OUT. llama-quantize takes the type behind them.
+func quantizeArgs(_ *cobra.Command, args []string) error {
+	if len(args) <= 2 {
+		return nil
+	}
+	example := "q4_k_m"
+	if _, err := recipe.Find(args[2]); err == nil {
+		example = strings.ToLower(args[2])
+	}
+	return usagef("want IN and OUT, found %d arguments; the type is given as -q %s", len(args), example)
+}
 
 // dryRunNotes says which of the given flags ask for what a dry run does not do.
 func dryRunNotes(cmd *cobra.Command) []string {
@@ -348,6 +377,9 @@ func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quanti
 	var outputs [][]string
 	for i := range plan.Outputs {
 		outputs = append(outputs, plan.Paths(i, opt.Out))
+	}
+	if len(plan.Outputs) > 1 && !strings.Contains(strings.ToLower(opt.Out), "{ftype}") {
+		return usagef("%s: %d outputs have this name: put {ftype} into it", opt.Out, len(plan.Outputs))
 	}
 	var m *manifests
 	var rep *stream.Output
@@ -399,11 +431,12 @@ func (p *quantizePrinter) plan(plan *quantize.Plan) error {
 		return printJSON(p.cmd.OutOrStdout(), all)
 	}
 	w := bufio.NewWriter(p.cmd.OutOrStdout())
-	for i, s := range all {
+	for _, s := range all {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(tw, "tensor\tdims\tfrom\tto\tbytes\t%s\n", s.FType)
-		for _, row := range plan.Table(i) {
-			fmt.Fprintln(tw, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+		for _, t := range s.Plan {
+			row := fmt.Sprintf("%s\t%s\t%s\t%s\t%d\t%s", formats.Name(t.Name), dimsString(t.Dims), t.From, t.Type, t.Bytes, t.Note)
+			fmt.Fprintln(tw, strings.TrimRight(row, "\t"))
 		}
 		tw.Flush()
 		printSummary(w, s)
@@ -457,19 +490,19 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 	if s.Importance != nil {
 		fmt.Fprintf(w, "importance: %s\n", s.Importance)
 		for _, n := range s.Importance.Missing {
-			fmt.Fprintf(w, "  none for %s\n", n)
+			fmt.Fprintf(w, "  none for %s\n", formats.Name(n))
 		}
 		if s.Importance.Unseen > 0 {
 			fmt.Fprintf(w, "  %s never seen, counted as all ones\n", report.Plural(s.Importance.Unseen, "expert"))
 		}
 	}
 	if n := len(s.NeedImportance); n > 0 {
-		fmt.Fprintf(w, "warning: no importance matrix for %s that cannot do without, first %s\n", report.Plural(n, "tensor"), s.NeedImportance[0])
+		fmt.Fprintf(w, "warning: no importance matrix for %s that cannot do without, first %s\n", report.Plural(n, "tensor"), formats.Name(s.NeedImportance[0]))
 	}
 	if n := len(s.Substitutions); n > 0 {
 		fmt.Fprintf(w, "substituted: %s\n", report.Plural(n, "tensor"))
 		for _, t := range s.Substitutions {
-			fmt.Fprintf(w, "  %s: %s for %s, %s\n", t.Tensor, t.Got, t.Wanted, t.Reason)
+			fmt.Fprintf(w, "  %s: %s for %s, %s\n", formats.Name(t.Tensor), t.Got, t.Wanted, t.Reason)
 		}
 	}
 	for _, n := range s.Notes {
@@ -485,7 +518,7 @@ func printSummary(w io.Writer, s *quantize.Summary) {
 	}
 	fmt.Fprintf(w, "largest errors%s:\n", note)
 	for _, t := range worst {
-		fmt.Fprintf(tw, "  %s\t%s\trelative RMSE %.4f\tmax %.3g\tcosine %.6f\tSNR %.1f dB\n", t.Name, t.Type, t.Relative, t.MaxAbs, t.Cosine, float64(t.SNR))
+		fmt.Fprintf(tw, "  %s\t%s\trelative RMSE %.4f\tmax %.3g\tcosine %.6f\tSNR %.1f dB\n", formats.Name(t.Name), t.Type, t.Relative, t.MaxAbs, t.Cosine, t.SNR)
 	}
 	tw.Flush()
 }

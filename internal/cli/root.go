@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smeltgguf/smelt/formats"
+	"github.com/smeltgguf/smelt/kernels"
 )
 
 // Exit codes, as every command's help lists them.
@@ -60,6 +61,10 @@ var commands = []struct {
 func Main(name string, args []string) int {
 	root := newRoot(name)
 	root.SetArgs(args)
+	if env := os.Getenv("SMELT_CPU"); env != "" && !knownCPU(env) {
+		levels, _ := kernels.CPULevels()
+		fmt.Fprintf(os.Stderr, "%s: warning: SMELT_CPU=%q changes nothing; known are %s\n", name, env, strings.Join(levels, ", "))
+	}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	cmd, err := root.ExecuteContextC(ctx)

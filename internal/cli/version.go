@@ -47,13 +47,19 @@ func newVersion() *cobra.Command {
 	return cmd
 }
 
+// knownCPU reports whether SMELT_CPU can have the value env.
+func knownCPU(env string) bool {
+	levels, _ := kernels.CPULevels()
+	return slices.Contains(levels, env)
+}
+
 // printCPU prints what SMELT_CPU, whose value is env, can be and what of it
 // this machine has.
 func printCPU(w io.Writer, env string) error {
 	levels, here := kernels.CPULevels()
 	note := ""
 	switch {
-	case env != "" && !slices.Contains(levels, env):
+	case env != "" && !knownCPU(env):
 		note = fmt.Sprintf(" (SMELT_CPU=%q is none of these and changes nothing)", env)
 	case env != "":
 		note = " (SMELT_CPU=" + env + ")"

@@ -31,11 +31,11 @@ func Text(w io.Writer, f *gguf.File, hashes Hashes) error {
 		if a := reflect.ValueOf(v); a.Kind() == reflect.Slice {
 			typ = fmt.Sprintf("%s[%d]", typ, a.Len())
 		}
-		fmt.Fprintf(tw, "  %s\t%s\t%s\n", name(k), typ, value(v))
+		fmt.Fprintf(tw, "  %s\t%s\t%s\n", formats.Name(k), typ, value(v))
 	}
 	fmt.Fprintf(tw, "\nTensors: %d\n", len(f.Tensors))
 	for i, t := range f.Tensors {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s", name(t.Name), t.Type, Shape(t), report.Bytes(int64(t.Size())))
+		fmt.Fprintf(tw, "  %s\t%s\t%s\t%s", formats.Name(t.Name), t.Type, Shape(t), report.Bytes(int64(t.Size())))
 		if hashes != nil {
 			fmt.Fprintf(tw, "\t%s", hashes[i])
 		}
@@ -78,14 +78,6 @@ func Count(n uint64) string {
 		}
 	}
 	return strconv.FormatUint(n, 10)
-}
-
-// name shows a key or tensor name plainly where that is safe on a terminal.
-func name(s string) string {
-	if q := formats.Quote(s); q != `"`+s+`"` {
-		return q
-	}
-	return s
 }
 
 // value shows a value in about maxShown characters.

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/smeltgguf/smelt/internal/recipe"
-	"github.com/smeltgguf/smelt/internal/stream"
 	"github.com/smeltgguf/smelt/quant"
 )
 
@@ -29,7 +28,8 @@ type Summary struct {
 	Importance    *Importance    `json:"importance,omitempty"` // nil without a matrix
 	// NeedImportance lists tensors whose type needs the importance that is
 	// missing; only a dry run gets that far.
-	NeedImportance []string `json:"need_importance,omitempty"`
+	NeedImportance []string     `json:"need_importance,omitempty"`
+	Plan           []TensorPlan `json:"plan,omitempty"` // where nothing has run
 	// Sampled: the errors are those of a part of each tensor.
 	Sampled bool          `json:"sampled,omitempty"`
 	Tensors []TensorError `json:"tensors,omitempty"`
@@ -59,19 +59,25 @@ type Importance struct {
 	Unseen    int      `json:"unseen_experts,omitempty"`
 }
 
+// TensorPlan is what becomes of a tensor.
+type TensorPlan struct {
+	Name  string   `json:"name"`
+	From  string   `json:"from"`
+	Type  string   `json:"type"`
+	Dims  []uint64 `json:"dims"`
+	Bytes int64    `json:"bytes"`
+	Note  string   `json:"note,omitempty"` // why, where there is something to say
+}
+
 // TensorError is what a tensor has become, and at what loss.
 type TensorError struct {
-	Name     string   `json:"name"`
-	From     string   `json:"from"`
-	Type     string   `json:"type"`
-	Dims     []uint64 `json:"dims"`
-	Bytes    int64    `json:"bytes"`
-	Measured int64    `json:"measured"` // elements
-	RMSE     Figure   `json:"rmse"`
-	Relative Figure   `json:"relative_rmse"`
-	MaxAbs   Figure   `json:"max_abs"`
-	Cosine   Figure   `json:"cosine"`
-	SNR      Figure   `json:"snr_db"` // infinite without any error
+	TensorPlan
+	Measured int64  `json:"measured"` // elements
+	RMSE     Figure `json:"rmse"`
+	Relative Figure `json:"relative_rmse"`
+	MaxAbs   Figure `json:"max_abs"`
+	Cosine   Figure `json:"cosine"`
+	SNR      Figure `json:"snr_db"` // infinite without any error
 }
 
 // Figure is a number that JSON has as null where it is infinite or none: the
@@ -143,18 +149,18 @@ func (p *Plan) Summarize(i int, res *Result) *Summary {
 		s.Paths = res.Paths[i]
 		s.Sampled = res.Sampled
 		for k, e := range res.Errors[i] {
-			s.Tensors = append(s.Tensors, tensorError(&o.Tensors[k], p.tensors[k].bytes(o.Tensors[k].Type), e))
+			s.Tensors = append(s.Tensors, TensorError{
+				TensorPlan: p.plan(o, k),
+				Measured:   e.N, RMSE: Figure(e.RMSE()), Relative: Figure(e.Relative()), MaxAbs: Figure(e.Max),
+				Cosine: Figure(e.Cosine()), SNR: Figure(e.SNR()),
+			})
 		}
+		return s
+	}
+	for k := range o.Tensors {
+		s.Plan = append(s.Plan, p.plan(o, k))
 	}
 	return s
-}
-
-func tensorError(t *Planned, bytes int64, e stream.Errors) TensorError {
-	return TensorError{
-		Name: t.Name, From: t.From.String(), Type: t.Type.String(), Dims: t.Dims, Bytes: bytes,
-		Measured: e.N, RMSE: Figure(e.RMSE()), Relative: Figure(e.Relative()), MaxAbs: Figure(e.Max),
-		Cosine: Figure(e.Cosine()), SNR: Figure(e.SNR()),
-	}
 }
 
 // Worst returns the n quantized tensors with the largest relative errors.
@@ -175,38 +181,21 @@ func (im *Importance) String() string {
 	return fmt.Sprintf("%d tensors with, %d without, %d of the wrong size", im.With, im.Without, im.WrongSize)
 }
 
-// Table lists the plan of output i, a row per tensor: name, dimensions, source
-// and output type, bytes, and what there is to say.
-func (p *Plan) Table(i int) [][]string {
-	o := p.Outputs[i]
-	var rows [][]string
-	for k := range o.Tensors {
-		t := &o.Tensors[k]
-		note := t.Kept
-		switch {
-		case t.Substituted():
-			note = fmt.Sprintf("for %s: %s", t.Wanted, t.Reason)
-		case t.By != nil:
-			note = "as asked for"
-		}
-		if t.Converted() && recipe.Quantized(t.Type) && (t.Coverage == Uncovered || t.Coverage == Unfitting) {
-			if note != "" {
-				note += "; "
-			}
-			note += "no importance"
-		}
-		rows = append(rows, []string{t.Name, dims(t.Dims), t.From.String(), t.Type.String(), fmt.Sprint(p.tensors[k].bytes(t.Type)), note})
+// plan says what becomes of tensor k of output o.
+func (p *Plan) plan(o *Output, k int) TensorPlan {
+	t := &o.Tensors[k]
+	note := t.Kept
+	switch {
+	case t.Substituted():
+		note = fmt.Sprintf("for %s: %s", t.Wanted, t.Reason)
+	case t.By != nil:
+		note = "as asked for"
 	}
-	return rows
-}
-
-func dims(d []uint64) string {
-	s := ""
-	for i, n := range d {
-		if i > 0 {
-			s += "x"
+	if t.Converted() && recipe.Quantized(t.Type) && (t.Coverage == Uncovered || t.Coverage == Unfitting) {
+		if note != "" {
+			note += "; "
 		}
-		s += fmt.Sprint(n)
+		note += "no importance"
 	}
-	return s
+	return TensorPlan{t.Name, t.From.String(), t.Type.String(), t.Dims, p.tensors[k].bytes(t.Type), note}
 }

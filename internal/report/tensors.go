@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/smeltgguf/smelt/formats"
 	"github.com/smeltgguf/smelt/internal/compare"
 )
 
@@ -28,10 +29,10 @@ func TensorsText(w io.Writer, r *compare.Result) error {
 			types += " " + t.TypeB
 		}
 		if t.Problem != "" {
-			fmt.Fprintf(tw, "%s\t%s\t-\t-\t-\t-\t-\t%s\n", t.Name, types, t.Problem)
+			fmt.Fprintf(tw, "%s\t%s\t-\t-\t-\t-\t-\t%s\n", formats.Name(t.Name), types, t.Problem)
 			continue
 		}
-		row(t.Name, types, &t.Figures, notes(&t.Figures))
+		row(formats.Name(t.Name), types, &t.Figures, notes(&t.Figures))
 	}
 	row("total", "", &r.Total, notes(&r.Total))
 	if err := tw.Flush(); err != nil {
@@ -42,7 +43,7 @@ func TensorsText(w io.Writer, r *compare.Result) error {
 		of    string
 	}{{r.OnlyA, "the first"}, {r.OnlyB, "the second"}} {
 		for _, n := range only.names {
-			if _, err := fmt.Fprintf(w, "only in %s model: %s\n", only.of, n); err != nil {
+			if _, err := fmt.Fprintf(w, "only in %s model: %s\n", only.of, formats.Name(n)); err != nil {
 				return err
 			}
 		}
