@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -865,6 +866,152 @@ func TestAnotherVersion(t *testing.T) {
 	run(t, path, opt, ro)
 	if !strings.HasPrefix(notice, "starting over: ") {
 		t.Errorf("notice %q", notice)
+	}
+}
+
+// TestNotAJournal: what stands in the journal's place and is none stays as it
+// is, also behind a link.
+func TestNotAJournal(t *testing.T) {
+	path, opt := resumeModel(t)
+	for _, tt := range []struct {
+		name string
+		put  func(victim, journal string) error
+		want string
+	}{
+		{"link", os.Symlink, "no regular file"},
+		{"hard link", os.Link, "not a journal"},
+		{"directory", func(_, journal string) error { return os.Mkdir(journal, 0o777) }, "no regular file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			victim := filepath.Join(dir, "victim")
+			const text = "what is dear to someone\n"
+			if err := os.WriteFile(victim, []byte(text), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.put(victim, filepath.Join(dir, ".out-q4_0.gguf.journal")); err != nil {
+				t.Skip(err)
+			}
+			p, err := plan(t, path, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = p.Run(context.Background(), quantize.RunOptions{Out: filepath.Join(dir, "out-{ftype}.gguf")})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v", err)
+			}
+			if b, err := os.ReadFile(victim); err != nil || string(b) != text {
+				t.Errorf("the file holds %q, %v", b, err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(dir, ".*.tmp-*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// TestJournalOfALink: the journal belongs to the file, whatever it is called.
+func TestJournalOfALink(t *testing.T) {
+	path, opt := resumeModel(t)
+	opt.Targets = opt.Targets[:1]
+	want := run(t, path, opt, quantize.RunOptions{})["out-q4_0.gguf"]
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real")
+	if err := os.Mkdir(real, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(real, "x.gguf"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link.gguf")
+	if err := os.Symlink(filepath.Join("real", "x.gguf"), link); err != nil {
+		t.Skip("no symbolic links here:", err)
+	}
+	notice := ""
+	ro := quantize.RunOptions{Out: link, Force: true, Resume: true}
+	interrupt(t, path, opt, ro, 900_000)
+	ro.Notice = func(s string) { notice += s }
+	got := run(t, path, opt, ro)["link.gguf"]
+	if !strings.HasPrefix(notice, "resuming: ") || !bytes.Equal(got, want) {
+		t.Errorf("notice %q", notice)
+	}
+	if left, _ := os.ReadDir(real); len(left) != 1 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestLongName: an output's name may be as long as the file system allows.
+func TestLongName(t *testing.T) {
+	path, opt := resumeModel(t)
+	opt.Targets = opt.Targets[:1]
+	ro := quantize.RunOptions{Out: filepath.Join(t.TempDir(), strings.Repeat("n", 250)+".gguf"), Resume: true}
+	interrupt(t, path, opt, ro, 900_000)
+	notice := ""
+	ro.Notice = func(s string) { notice += s }
+	run(t, path, opt, ro)
+	if !strings.HasPrefix(notice, "resuming: ") {
+		t.Errorf("notice %q", notice)
+	}
+}
+
+// TestLostJournal: temporary files that no journal names any more do not stay.
+func TestLostJournal(t *testing.T) {
+	path, opt := resumeModel(t)
+	dir := t.TempDir()
+	ro := quantize.RunOptions{Out: filepath.Join(dir, "out-{ftype}.gguf"), Resume: true}
+	interrupt(t, path, opt, ro, 900_000)
+	if err := os.Truncate(filepath.Join(dir, ".out-q4_0.gguf.journal"), 0); err != nil {
+		t.Fatal(err)
+	}
+	// One is still in use, as far as anyone can see.
+	temps, err := filepath.Glob(filepath.Join(dir, ".out-q8_0.gguf.tmp-*"))
+	if err != nil || len(temps) != 1 {
+		t.Fatal(temps, err)
+	}
+	f, err := os.OpenFile(temps[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := stream.Lock(f); err != nil {
+		t.Skip("no locks here:", err)
+	}
+	p, err := plan(t, path, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ro.Resume = false
+	if _, err := p.Run(context.Background(), ro); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || !slices.Equal(left, temps) {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// TestTwoRuns: of many runs that write the same output at the same time each
+// ends well or says that another one is writing.
+func TestTwoRuns(t *testing.T) {
+	path, opt := resumeModel(t)
+	dir := t.TempDir()
+	ro := quantize.RunOptions{Out: filepath.Join(dir, "out-{ftype}.gguf"), Threads: 1, Force: true}
+	var wg sync.WaitGroup
+	for range 6 {
+		p, err := plan(t, path, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for range 5 {
+				if _, err := p.Run(context.Background(), ro); err != nil && !strings.Contains(err.Error(), "another run is writing") {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }
 

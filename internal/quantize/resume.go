@@ -54,7 +54,7 @@ type work struct {
 }
 
 func journalPath(output string) string {
-	return filepath.Join(filepath.Dir(output), "."+filepath.Base(output)+".journal")
+	return filepath.Join(filepath.Dir(output), stream.HiddenName(output)+".journal")
 }
 
 // open creates the outputs, or takes up those of an earlier run.
@@ -64,7 +64,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 		return nil, err
 	}
 	w := &work{keep: opt.Resume, path: journalPath(specs[0].Path)}
-	if err := w.openJournal(); err != nil {
+	if err := w.openJournal(false); err != nil {
 		return nil, err
 	}
 	head := journalHead{Plan: hash, Measure: opt.Measure}
@@ -92,7 +92,13 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 		}
 		return nil, err
 	}
-	removeTemps(old, w.path, specs)
+	for i, s := range specs {
+		// Where there are no locks the journal's word counts.
+		if i < len(old.Temps) && old.Temps[i] != filepath.Base(w.outs[i].Temp()) && stream.IsTemp(old.Temps[i], s.Path) {
+			os.Remove(filepath.Join(filepath.Dir(s.Path), old.Temps[i]))
+		}
+		stream.RemoveStale(s.Path, w.outs[i])
+	}
 	if err := w.start(p, head); err != nil {
 		w.keep = false
 		w.giveUp()
@@ -101,22 +107,73 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 	return w, nil
 }
 
+// journalStart is how a journal begins.
+const journalStart = `{"plan":"`
+
 // openJournal opens and locks the journal that an earlier run has left, if
-// there is one.
-func (w *work) openJournal() error {
-	f, err := os.OpenFile(w.path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+// there is one; else it makes one if create is set. What is no journal is left
+// as it is.
+func (w *work) openJournal(create bool) error {
+	fail := func(msg string, err error) error {
+		if err != nil {
+			msg += ": " + err.Error()
+		}
+		return &stream.OutputError{Path: w.path, Msg: msg, Hint: "remove it, or write to another name", Err: err}
+	}
+	for range 100 {
+		st, err := os.Lstat(w.path)
+		flag := os.O_RDWR
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+			if !create {
+				return nil
+			}
+			flag |= os.O_CREATE | os.O_EXCL
+		case err != nil:
+			return fail("cannot open the journal", err)
+		case !st.Mode().IsRegular():
+			return fail("not a journal but in its place: no regular file", nil)
+		}
+		f, err := os.OpenFile(w.path, flag, 0o666)
+		if errors.Is(err, fs.ErrExist) || flag&os.O_EXCL == 0 && errors.Is(err, fs.ErrNotExist) {
+			continue // another run was faster
+		}
+		if err != nil {
+			return fail("cannot open the journal", err)
+		}
+		if errors.Is(stream.Lock(f), stream.ErrLocked) {
+			f.Close()
+			return &stream.OutputError{Path: w.path, Msg: "another run is writing this output", Hint: "wait for it, or end it"}
+		}
+		// A run that has just ended removed the file before it let go of it.
+		if !isAt(f, w.path) {
+			f.Close()
+			continue
+		}
+		begin := make([]byte, len(journalStart))
+		n, err := f.ReadAt(begin, 0)
+		if err != nil && err != io.EOF {
+			f.Close()
+			return fail("cannot read the journal", err)
+		}
+		if !strings.HasPrefix(journalStart, string(begin[:n])) {
+			f.Close()
+			return fail("not a journal but in its place", nil)
+		}
+		w.journal = f
 		return nil
 	}
+	return fail("cannot open the journal: it comes and goes", nil)
+}
+
+// isAt reports whether path itself, not what it may link to, is the file f.
+func isAt(f *os.File, path string) bool {
+	is, err := f.Stat()
 	if err != nil {
-		return &stream.OutputError{Path: w.path, Msg: "cannot open the journal: " + err.Error(), Err: err}
+		return false
 	}
-	if !lock(f) {
-		f.Close()
-		return &stream.OutputError{Path: w.path, Msg: "another run is writing this output", Hint: "wait for it, or end it"}
-	}
-	w.journal = f
-	return nil
+	at, err := os.Lstat(path)
+	return err == nil && os.SameFile(is, at)
 }
 
 // start writes all but the tensor data, and the journal's head.
@@ -128,12 +185,9 @@ func (w *work) start(p *Plan, head journalHead) error {
 		head.Temps = append(head.Temps, filepath.Base(o.Temp()))
 	}
 	if w.journal == nil {
-		f, err := os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
-		if err != nil {
-			return &stream.OutputError{Path: w.path, Msg: "cannot write the journal: " + err.Error(), Err: err}
+		if err := w.openJournal(true); err != nil {
+			return err
 		}
-		lock(f)
-		w.journal = f
 	}
 	if err := w.truncate(0); err != nil {
 		return err
@@ -150,21 +204,6 @@ func (w *work) truncate(size int64) error {
 		return &stream.OutputError{Path: w.path, Msg: "cannot write the journal: " + err.Error(), Err: err}
 	}
 	return nil
-}
-
-// removeTemps removes what the run of an old journal left behind. Only files
-// with the names of these outputs' temporary files are touched.
-func removeTemps(old journalHead, journal string, specs []stream.Spec) {
-	for i, t := range old.Temps {
-		if i < len(specs) && tempOf(t, specs[i].Path) {
-			os.Remove(filepath.Join(filepath.Dir(specs[i].Path), t))
-		}
-	}
-}
-
-// tempOf reports whether a name is that of a temporary file of an output.
-func tempOf(name, output string) bool {
-	return filepath.Base(name) == name && strings.HasPrefix(name, "."+filepath.Base(output)+".tmp-")
 }
 
 func (w *work) append(record any) error {
@@ -227,7 +266,7 @@ func (w *work) take(old, want journalHead, specs []stream.Spec, force bool, inpu
 	}
 	temps := make([]string, len(specs))
 	for i, t := range old.Temps {
-		if !tempOf(t, specs[i].Path) {
+		if !stream.IsTemp(t, specs[i].Path) {
 			return fmt.Errorf("the unfinished run was of another output")
 		}
 		temps[i] = filepath.Join(filepath.Dir(specs[i].Path), t)
@@ -300,7 +339,18 @@ func (w *work) finished(u stream.Unit) error {
 func (w *work) commit() error {
 	w.closed = true
 	err := stream.CommitAll(w.outs)
-	return errors.Join(err, w.journal.Close(), os.Remove(w.path))
+	w.dropJournal()
+	return err
+}
+
+// dropJournal removes the journal. One that stays does no harm: it is of files
+// that are no more.
+func (w *work) dropJournal() {
+	err := os.Remove(w.path) // while it is locked, and so this run's
+	w.journal.Close()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		os.Remove(w.path) // some systems keep files that are open
+	}
 }
 
 // giveUp removes what is unfinished, or leaves it for a resumed run.
@@ -316,11 +366,12 @@ func (w *work) giveUp() {
 			o.Abort()
 		}
 	}
-	if w.journal != nil {
+	switch {
+	case w.journal == nil:
+	case w.keep:
 		w.journal.Close()
-		if !w.keep {
-			os.Remove(w.path)
-		}
+	default:
+		w.dropJournal()
 	}
 }
 

@@ -59,6 +59,10 @@ func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
 		paths := p.Paths(i, opt.Out)
 		res.Paths = append(res.Paths, paths)
 		for n, path := range paths {
+			path, err := stream.Resolve(path)
+			if err != nil {
+				return nil, err
+			}
 			specs = append(specs, stream.Spec{Path: path, Size: o.Layouts[n].Size})
 		}
 	}

@@ -3,13 +3,18 @@ package stream
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 )
+
+// ErrLocked is what Lock returns for a file that another has locked.
+var ErrLocked = errors.New("locked by another process")
 
 // OutputError says why a file cannot be written. It prints as
 // `<path>: <message>`.
@@ -79,10 +84,11 @@ func CreateAll(files []Spec, force bool, inputs []string) ([]*Output, error) {
 	checked := map[string]bool{}
 	for i, s := range files {
 		dir := filepath.Dir(paths[i])
-		f, err := os.CreateTemp(dir, "."+filepath.Base(paths[i])+".tmp-*")
+		f, err := os.CreateTemp(dir, HiddenName(paths[i])+".tmp-*")
 		if err != nil {
 			return fail(&OutputError{Path: s.Path, Msg: fmt.Sprintf("cannot create a file in %s: %s", dir, reason(err)), Err: err})
 		}
+		_ = Lock(f) // see RemoveStale
 		outs = append(outs, &Output{path: paths[i], f: f})
 		if !checked[dir] {
 			checked[dir] = true
@@ -123,16 +129,13 @@ func checkOutput(path string, force bool, inputs []string) (string, error) {
 	} else if !dir.IsDir() {
 		return "", &OutputError{Path: path, Msg: filepath.Dir(path) + " is not a directory"}
 	}
+	path, err := Resolve(path)
+	if err != nil {
+		return "", err
+	}
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return path, nil
-	}
-	if err == nil && st.Mode()&fs.ModeSymlink != 0 {
-		var target string
-		if target, err = filepath.EvalSymlinks(path); err == nil {
-			path = target
-			st, err = os.Stat(path)
-		}
 	}
 	if err != nil {
 		return "", &OutputError{Path: path, Msg: reason(err), Err: err}
@@ -152,6 +155,66 @@ func checkOutput(path string, force bool, inputs []string) (string, error) {
 		return "", &OutputError{Path: path, Msg: "exists already", Hint: "use --force to replace it", Err: fs.ErrExist}
 	}
 	return path, nil
+}
+
+// Resolve returns the file that writing to path makes or replaces: what a
+// symbolic link points to, else path as it is.
+func Resolve(path string) (string, error) {
+	st, err := os.Lstat(path)
+	if err != nil || st.Mode()&fs.ModeSymlink == 0 {
+		return path, nil // what is wrong with it shows later
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", &OutputError{Path: path, Msg: reason(err), Err: err}
+	}
+	return target, nil
+}
+
+// mostName is what a file name may have in bytes on nearly all file systems,
+// less what is appended to a hidden name.
+const mostName = 255 - len(".tmp-4294967295")
+
+// HiddenName returns what the names of an output's companions begin with: its
+// own behind a dot. Of a name that is too long for that a part and a checksum
+// are taken.
+func HiddenName(path string) string {
+	name := "." + filepath.Base(path)
+	if len(name) > mostName {
+		sum := fmt.Sprintf("~%08x", crc32.Checksum([]byte(name), castagnoli))
+		name = strings.ToValidUTF8(name[:mostName-len(sum)], "") + sum
+	}
+	return name
+}
+
+// IsTemp reports whether a file name is that of a temporary file of an output.
+func IsTemp(name, path string) bool {
+	number, ok := strings.CutPrefix(name, HiddenName(path)+".tmp-")
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// RemoveStale removes the temporary files of an output that no process has
+// open any more, as far as that can be told. But for keep, which may be nil.
+func RemoveStale(path string, keep *Output) {
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if !IsTemp(e.Name(), path) || !e.Type().IsRegular() || keep != nil && keep.f.Name() == name {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		if Lock(f) == nil {
+			os.Remove(name)
+		}
+		f.Close()
+	}
 }
 
 // reason leaves the operation and the path out of an error of package os.
@@ -252,6 +315,10 @@ func openTemp(path string, size int64) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, &OutputError{Path: path, Msg: reason(err), Err: err}
+	}
+	if errors.Is(Lock(f), ErrLocked) {
+		f.Close()
+		return nil, &OutputError{Path: path, Msg: "another process has it"}
 	}
 	return f, nil
 }
