@@ -229,7 +229,7 @@ func (p *Plan) output(target Target, model recipe.Model, names []string, blocks 
 			WithHint("leave that out, or --strict")
 	}
 	if err := o.layout(p, metadata(p.Source.Metadata, o.FileType, opt, blocks)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %s: %w", p.Source.Name, target.Name(), err)
 	}
 	return o, nil
 }
@@ -265,7 +265,10 @@ func (p *Plan) notes(o *Output) []string {
 			add("--tensor-type %s chooses for no tensor", formats.Quote(fmt.Sprintf("%s=%s", or.Pattern, or.Type)))
 		}
 	}
-	for _, kv := range opt.OverrideKV {
+	for i, kv := range opt.OverrideKV {
+		if slices.ContainsFunc(opt.OverrideKV[:i], func(o KV) bool { return o.Key == kv.Key }) {
+			add("--override-kv %s is given twice: the last counts", formats.Quote(kv.Key))
+		}
 		if kv.Negative {
 			add("--override-kv %s: negative numbers are written without their sign, as %v", formats.Quote(kv.Key), kv.Value)
 		}

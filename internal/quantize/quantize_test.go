@@ -344,6 +344,7 @@ func TestNotes(t *testing.T) {
 		{"q8_0", quantize.Options{Include: []string{"a"}}, []string{"--include-weights and --exclude-weights have no effect without --imatrix"}},
 		{"q8_0", quantize.Options{Imatrix: im, Include: []string{"weight", "atn"}}, []string{`--include-weights "atn" matches no entry of the importance matrix`}},
 		{"q8_0", quantize.Options{OverrideKV: []quantize.KV{kv}}, []string{`--override-kv "x": negative numbers are written without their sign, as 5`}},
+		{"q8_0", quantize.Options{OverrideKV: []quantize.KV{{Key: "x", Value: uint32(1)}, {Key: "x", Value: uint32(2)}}}, []string{`--override-kv "x" is given twice: the last counts`}},
 		{"q8_0", quantize.Options{Notes: []string{"the caller's"}}, []string{"the caller's"}},
 	} {
 		tt.opt.Targets = []quantize.Target{{}}
@@ -443,6 +444,7 @@ func TestRefusals(t *testing.T) {
 		{"empty matrix", f16, "q8_0", quantize.Options{Imatrix: imatrix.New()}, "the importance matrix has no entries"},
 		{"wrong size", f16, "q8_0", quantize.Options{Imatrix: matrix("blk.0.attn_q.weight", 7)}, "its importance has 7 values, the tensor wants 256 x 1"},
 		{"wrong size of embeddings", f16, "q8_0", quantize.Options{Imatrix: matrix("token_embd.weight", 7)}, ""},
+		{"alignment", f16, "q8_0", quantize.Options{OverrideKV: []quantize.KV{{Key: "general.alignment", Value: uint32(7)}}}, f16 + ": Q8_0: alignment must be"},
 		{"no layer left", f16, "q8_0", quantize.Options{Prune: []int{0, 1}}, "pruning leaves no layer"},
 		{"strict, output of odd rows", odd, "q5_0", quantize.Options{Strict: true}, `tensor "output.weight": Q6_K does not fit (row of 96 is not a multiple of 256), Q8_0 would stand in for it`},
 		{"strict, output of odd rows, by rule", odd, "q4_k_s", quantize.Options{Strict: true, Overrides: []recipe.Override{{Pattern: pattern("attn"), Type: quant.Q8_0}}}, `tensor "output.weight": Q6_K does not fit (row of 96 is not a multiple of 256), Q8_0 would stand in for it`},
@@ -507,7 +509,11 @@ func TestNonfiniteFigures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := json.Marshal(p.Summarize(0, res))
+	s := p.Summarize(0, res)
+	if w := s.Worst(2); len(w) != 2 || w[0].Name != "blk.0.attn_k.weight" || w[1].Name != "blk.0.attn_q.weight" {
+		t.Errorf("worst: %+v", w)
+	}
+	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -163,15 +163,22 @@ func (p *Plan) Summarize(i int, res *Result) *Summary {
 	return s
 }
 
-// Worst returns the n quantized tensors with the largest relative errors.
+// Worst returns the n quantized tensors with the largest relative errors, first
+// those where these are no numbers.
 func (s *Summary) Worst(n int) []TensorError {
 	var worst []TensorError
 	for _, t := range s.Tensors {
-		if t.Measured > 0 && t.RMSE > 0 {
+		if t.Measured > 0 && t.RMSE != 0 {
 			worst = append(worst, t)
 		}
 	}
-	slices.SortStableFunc(worst, func(a, b TensorError) int { return cmp.Compare(b.Relative, a.Relative) })
+	size := func(t TensorError) float64 {
+		if e := float64(t.Relative); !math.IsNaN(e) {
+			return e
+		}
+		return math.Inf(1)
+	}
+	slices.SortStableFunc(worst, func(a, b TensorError) int { return cmp.Compare(size(b), size(a)) })
 	return worst[:min(n, len(worst))]
 }
 
