@@ -998,17 +998,18 @@ func TestLostJournal(t *testing.T) {
 // TestTwoRuns: of many runs that write the same output at the same time each
 // ends well or says that another one is writing.
 func TestTwoRuns(t *testing.T) {
-	path, opt := resumeModel(t)
+	path := makeModel(t, "llama", llamaKeys(0), []shape{{"token_embd.weight", quant.F16, []uint64{32, 1}}}, nil)
+	opt := quantize.Options{Targets: targets(t, "q8_0")}
 	dir := t.TempDir()
 	ro := quantize.RunOptions{Out: filepath.Join(dir, "out-{ftype}.gguf"), Threads: 1, Force: true}
 	var wg sync.WaitGroup
-	for range 6 {
+	for range 8 {
 		p, err := plan(t, path, opt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
-			for range 5 {
+			for range 200 {
 				if _, err := p.Run(context.Background(), ro); err != nil && !strings.Contains(err.Error(), "another run is writing") {
 					t.Error(err)
 				}

@@ -92,14 +92,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 		}
 		return nil, err
 	}
-	for i, s := range specs {
-		// Where there are no locks the journal's word counts.
-		if i < len(old.Temps) && old.Temps[i] != filepath.Base(w.outs[i].Temp()) && stream.IsTemp(old.Temps[i], s.Path) {
-			os.Remove(filepath.Join(filepath.Dir(s.Path), old.Temps[i]))
-		}
-		stream.RemoveStale(s.Path, w.outs[i])
-	}
-	if err := w.start(p, head); err != nil {
+	if err := w.start(p, head, old, specs); err != nil {
 		w.keep = false
 		w.giveUp()
 		return nil, err
@@ -176,18 +169,26 @@ func isAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(is, at)
 }
 
-// start writes all but the tensor data, and the journal's head.
-func (w *work) start(p *Plan, head journalHead) error {
+// start writes all but the tensor data, and the journal's head; what earlier
+// runs left of these outputs is removed.
+func (w *work) start(p *Plan, head, old journalHead, specs []stream.Spec) error {
+	if w.journal == nil {
+		if err := w.openJournal(true); err != nil {
+			return err
+		}
+	}
+	for i, s := range specs {
+		// Where there are no locks the journal's word counts.
+		if i < len(old.Temps) && old.Temps[i] != filepath.Base(w.outs[i].Temp()) && stream.IsTemp(old.Temps[i], s.Path) {
+			os.Remove(filepath.Join(filepath.Dir(s.Path), old.Temps[i]))
+		}
+		stream.RemoveStale(s.Path, w.outs[i])
+	}
 	if err := p.writeHeaders(w.outs); err != nil {
 		return err
 	}
 	for _, o := range w.outs {
 		head.Temps = append(head.Temps, filepath.Base(o.Temp()))
-	}
-	if w.journal == nil {
-		if err := w.openJournal(true); err != nil {
-			return err
-		}
 	}
 	if err := w.truncate(0); err != nil {
 		return err

@@ -84,11 +84,10 @@ func CreateAll(files []Spec, force bool, inputs []string) ([]*Output, error) {
 	checked := map[string]bool{}
 	for i, s := range files {
 		dir := filepath.Dir(paths[i])
-		f, err := os.CreateTemp(dir, HiddenName(paths[i])+".tmp-*")
+		f, err := createTemp(dir, HiddenName(paths[i])+".tmp-*")
 		if err != nil {
 			return fail(&OutputError{Path: s.Path, Msg: fmt.Sprintf("cannot create a file in %s: %s", dir, reason(err)), Err: err})
 		}
-		_ = Lock(f) // see RemoveStale
 		outs = append(outs, &Output{path: paths[i], f: f})
 		if !checked[dir] {
 			checked[dir] = true
@@ -105,6 +104,22 @@ func CreateAll(files []Spec, force bool, inputs []string) ([]*Output, error) {
 		}
 	}
 	return outs, nil
+}
+
+// createTemp makes a file that RemoveStale, in whatever process, leaves alone.
+func createTemp(dir, pattern string) (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(dir, pattern)
+		if err != nil {
+			return nil, err
+		}
+		if !errors.Is(Lock(f), ErrLocked) {
+			if _, err := os.Lstat(f.Name()); !errors.Is(err, fs.ErrNotExist) {
+				return f, nil
+			}
+		}
+		f.Close() // it was taken for stale before it was locked
+	}
 }
 
 func noSpace(path string, need int64, have uint64) error {
