@@ -86,6 +86,15 @@ func (p *progress) set(done int64, note string) {
 	fmt.Fprintf(p.w, "%s: %.0f%%, %s, %s left%s\n", p.label, 100*float64(done)/float64(p.total), amount, left, note)
 }
 
+// clear makes room for a line of text; the bar is drawn again when it moves.
+func (p *progress) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		_ = p.bar.Clear()
+	}
+}
+
 // finish removes the bar.
 func (p *progress) finish() {
 	p.mu.Lock()

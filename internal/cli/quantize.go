@@ -399,14 +399,14 @@ func (p *quantizePrinter) run(plan *quantize.Plan, reportPath string, opt quanti
 	bar := newProgress(p.cmd.ErrOrStderr(), p.cmd.Name(), "B", plan.SourceBytes(), p.quiet)
 	opt.Measure = reportPath != ""
 	opt.Progress = func(done int64) { bar.set(done, "") }
-	opt.Notice = p.notice
+	opt.Notice = func(s string) {
+		bar.clear()
+		p.notice(s)
+	}
 	opt.Version = versionString()
 	res, err := plan.Run(p.cmd.Context(), opt)
 	bar.finish()
 	if err != nil {
-		if opt.Resume && p.cmd.Context().Err() != nil {
-			p.notice("what is done is kept; the same command goes on with it")
-		}
 		return err
 	}
 	if m != nil {

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -1019,6 +1021,64 @@ func TestTwoRuns(t *testing.T) {
 	wg.Wait()
 	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// failing is a tensor whose reading fails from some time on.
+type failing struct {
+	stream.Rows
+	err atomic.Pointer[error]
+}
+
+func (f *failing) ReadRows(dst []byte, first, n int) error {
+	if err := f.err.Load(); err != nil {
+		if *err == nil {
+			panic("a programming error")
+		}
+		return *err
+	}
+	return f.Rows.ReadRows(dst, first, n)
+}
+
+// TestKeep: what may go on is kept, with --resume only; what would fail again is
+// not.
+func TestKeep(t *testing.T) {
+	path, opt := resumeModel(t)
+	for _, tt := range []struct {
+		name   string
+		resume bool
+		err    error // nil: a panic
+		keep   bool
+	}{
+		{"read error", true, &fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}, true},
+		{"no space", true, &stream.OutputError{Path: "x", Err: syscall.ENOSPC}, true},
+		{"without resume", false, syscall.EIO, false},
+		{"another error", true, errors.New("bad block"), false},
+		{"panic", true, nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			src := quantize.FromGGUF(open(t, path))
+			last := &src.Tensors[len(src.Tensors)-1]
+			f := &failing{Rows: last.Rows}
+			last.Rows = f
+			p, err := quantize.New(src, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, notice := t.TempDir(), ""
+			_, err = p.Run(context.Background(), quantize.RunOptions{
+				Out: filepath.Join(dir, "out-{ftype}.gguf"), Threads: 1, Resume: tt.resume,
+				Progress: func(int64) { f.err.Store(&tt.err) },
+				Notice:   func(s string) { notice = s },
+			})
+			if err == nil || !strings.Contains(err.Error(), last.Name) || tt.err != nil && !errors.Is(err, tt.err) {
+				t.Errorf("error %v", err)
+			}
+			left, _ := os.ReadDir(dir)
+			if kept := strings.HasPrefix(notice, "what is done is kept"); kept != tt.keep || len(left) > 0 != tt.keep {
+				t.Errorf("notice %q, left %v", notice, left)
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package quantize
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -45,7 +46,6 @@ type journalUnit struct {
 // work is the open files of a run.
 type work struct {
 	outs    []*stream.Output
-	keep    bool // what is unfinished is left for a resumed run
 	journal *os.File
 	path    string                 // of the journal
 	units   map[[2]int]journalUnit // of the run that this one goes on with, by job and first row
@@ -63,7 +63,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &work{keep: opt.Resume, path: journalPath(specs[0].Path)}
+	w := &work{path: journalPath(specs[0].Path)}
 	if err := w.openJournal(false); err != nil {
 		return nil, err
 	}
@@ -71,20 +71,15 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 	inputs := p.Inputs()
 	old, units, err := w.readJournal()
 	if opt.Resume {
-		notice := func(format string, args ...any) {
-			if opt.Notice != nil {
-				opt.Notice(fmt.Sprintf(format, args...))
-			}
-		}
 		if err == nil {
 			err = w.take(old, head, specs, opt.Force, inputs)
 		}
 		if err == nil {
 			w.units = units
-			notice("resuming: %d pieces are done already", len(w.units))
+			opt.notice("resuming: %d pieces are done already", len(w.units))
 			return w, nil
 		}
-		notice("starting over: %v", err)
+		opt.notice("starting over: %v", err)
 	}
 	if w.outs, err = stream.CreateAll(specs, opt.Force, inputs); err != nil {
 		if w.journal != nil {
@@ -93,8 +88,7 @@ func (p *Plan) open(specs []stream.Spec, opt *RunOptions) (*work, error) {
 		return nil, err
 	}
 	if err := w.start(p, head, old, specs); err != nil {
-		w.keep = false
-		w.giveUp()
+		w.giveUp(false)
 		return nil, err
 	}
 	return w, nil
@@ -354,14 +348,22 @@ func (w *work) dropJournal() {
 	}
 }
 
-// giveUp removes what is unfinished, or leaves it for a resumed run.
-func (w *work) giveUp() {
+// interrupted reports whether a run ended for a reason that lies outside of it:
+// the same one may well go on.
+func interrupted(ctx context.Context, err error) bool {
+	var errno syscall.Errno
+	return ctx.Err() != nil || errors.As(err, &errno) || errors.Is(err, formats.ErrChanged)
+}
+
+// giveUp removes what is unfinished, or leaves it for a resumed run. It reports
+// whether there is something left.
+func (w *work) giveUp(keep bool) bool {
 	if w.closed {
-		return
+		return false
 	}
 	w.closed = true
 	for _, o := range w.outs {
-		if w.keep {
+		if keep {
 			o.Keep()
 		} else {
 			o.Abort()
@@ -369,11 +371,12 @@ func (w *work) giveUp() {
 	}
 	switch {
 	case w.journal == nil:
-	case w.keep:
+	case keep:
 		w.journal.Close()
 	default:
 		w.dropJournal()
 	}
+	return keep
 }
 
 // hash identifies the program, the plan and its inputs: two runs with the same

@@ -24,13 +24,19 @@ type RunOptions struct {
 	// each is measured.
 	Measure        bool
 	AllowNonfinite bool
-	// Resume continues what an earlier run left behind, and leaves an
-	// interrupted run to be continued.
+	// Resume continues what an earlier run left behind, and leaves a run that
+	// ctx, or a read or write error, interrupted to be continued.
 	Resume bool
 	// Version is the program's: a run is continued by the same one only.
 	Version string
-	// Notice is told, in a sentence, what a resumed run found.
+	// Notice is told, in a sentence, what a run with Resume found or left.
 	Notice func(string)
+}
+
+func (o *RunOptions) notice(format string, args ...any) {
+	if o.Notice != nil {
+		o.Notice(fmt.Sprintf(format, args...))
+	}
 }
 
 // Result is what a run found.
@@ -52,7 +58,7 @@ func (p *Plan) SourceBytes() int64 {
 
 // Run reads the source once and writes all outputs. After an error or when ctx
 // ends, none of them exists.
-func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
+func (p *Plan) Run(ctx context.Context, opt RunOptions) (_ *Result, err error) {
 	res := &Result{Sampled: !opt.Measure}
 	var specs []stream.Spec
 	for i, o := range p.Outputs {
@@ -73,7 +79,12 @@ func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.giveUp()
+	keep := opt.Resume
+	defer func() {
+		if w.giveUp(keep && interrupted(ctx, err)) {
+			opt.notice("what is done is kept; the same command goes on with it")
+		}
+	}()
 	jobs, measures := p.jobs(w.outs, opt.Measure)
 	so := stream.Options{
 		Threads:        opt.Threads,
@@ -89,6 +100,7 @@ func (p *Plan) Run(ctx context.Context, opt RunOptions) (*Result, error) {
 		}
 		return nil, err
 	}
+	keep = false
 	if v := p.Source.Verify; v != nil {
 		if err := v(); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -109,6 +110,20 @@ func (e *NonfiniteError) HintText() string {
 	}
 	return "the checkpoint is damaged; use --allow-nonfinite to convert it as it is"
 }
+
+// PanicError is a programming error that showed itself in the work on a tensor.
+type PanicError struct {
+	Tensor string
+	Value  any    // of the panic
+	Stack  []byte // for who looks for the error
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("tensor %q: internal error: %v\n%s", e.Tensor, e.Value, e.Stack)
+}
+
+// HintText returns what the person can do about it.
+func (e *PanicError) HintText() string { return "please report this together with the lines above" }
 
 // unitBytes is about how much a work unit reads or writes.
 const unitBytes = 2 << 20
@@ -223,10 +238,16 @@ type runner struct {
 	found []Nonfinite
 }
 
-// work takes units in order until there are none left.
-func (r *runner) work(ctx context.Context) error {
+// work takes units in order until there are none left. A panic ends the run as
+// an error does, so that the caller can put things in order.
+func (r *runner) work(ctx context.Context) (err error) {
 	var b buffers
 	job := 0
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Tensor: r.jobs[min(job, len(r.jobs)-1)].Name, Value: v, Stack: debug.Stack()}
+		}
+	}()
 	for ctx.Err() == nil {
 		u := int(r.next.Add(1)) - 1
 		for job < len(r.jobs) && u >= r.first[job+1] {

@@ -325,6 +325,24 @@ func TestRunErrors(t *testing.T) {
 	}
 }
 
+// broken panics when it is read.
+type broken struct{ mem }
+
+func (*broken) ReadRows([]byte, int, int) error { panic("oh") }
+
+func TestRunPanic(t *testing.T) {
+	good := &mem{typ: quant.F32, len: 1, data: make([]byte, 4)}
+	jobs := []Job{
+		{Name: "a", Src: good, Targets: []Target{{W: make(sink, 4), Type: quant.F32}}},
+		{Name: "b", Src: &broken{*good}, Targets: []Target{{W: make(sink, 4), Type: quant.F32}}},
+	}
+	_, err := Run(context.Background(), jobs, Options{Threads: 2})
+	var p *PanicError
+	if !errors.As(err, &p) || p.Tensor != "b" || p.Value != "oh" || !strings.Contains(err.Error(), "ReadRows") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestRunCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("why")
