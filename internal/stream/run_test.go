@@ -343,6 +343,20 @@ func TestRunPanic(t *testing.T) {
 	}
 }
 
+// TestDoneOtherRows: a unit counts as done only if it has the rows that this
+// run gives it.
+func TestDoneOtherRows(t *testing.T) {
+	src := &mem{typ: quant.F32, len: 1, data: random(quant.F32, 8)}
+	for _, rows := range []int{1, 7, 8, 9} {
+		out := make(sink, len(src.data))
+		_, err := Run(context.Background(), []Job{{Name: "w", Src: src, Targets: []Target{{W: out, Type: quant.F32}}}},
+			Options{Done: func(job, first int) (Unit, bool) { return Unit{Job: job, First: first, Rows: rows}, true }})
+		if left := bytes.Equal(out, make(sink, len(out))); err != nil || left != (rows == 8) {
+			t.Errorf("%d rows: taken for done %v, %v", rows, left, err)
+		}
+	}
+}
+
 func TestRunCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("why")
