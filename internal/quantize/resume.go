@@ -139,7 +139,7 @@ func (w *work) openJournal(create bool) error {
 		}
 		begin := make([]byte, len(journalStart))
 		n, err := f.ReadAt(begin, 0)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			f.Close()
 			return fail("cannot read the journal", err)
 		}
@@ -426,7 +426,9 @@ func hashSamples(h io.Writer, rows stream.Rows) error {
 		if err := rows.ReadRows(buf, first, n); err != nil {
 			return err
 		}
-		h.Write(buf)
+		if _, err := h.Write(buf); err != nil {
+			return err
+		}
 	}
 	return nil
 }
