@@ -165,7 +165,11 @@ func FuzzEncodeRow(f *testing.F) {
 		if weighted {
 			importance = quanttest.Importance(seed, n)
 		}
-		compareEncode(t, qt, row, importance)
+		defer saveCPU()()
+		for _, level := range []string{"avx512", "avx2", "neon"} {
+			limitCPU(level)
+			compareEncode(t, qt, row, importance)
+		}
 	})
 }
 

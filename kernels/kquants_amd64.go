@@ -22,6 +22,18 @@ type groups struct {
 	sumx, lowest, highest, minimum, least  [16]float32     // used by the searches
 }
 
+// The assembly relies on these.
+const (
+	_ = -(unsafe.Offsetof(groups{}.w) ^ 2048)
+	_ = -(unsafe.Offsetof(groups{}.l) ^ 2*2048)
+	_ = -(unsafe.Offsetof(groups{}.scale) ^ 3*2048)
+	_ = -(unsafe.Offsetof(groups{}.wild) ^ (3*2048 + 6*64))
+	_ = -(unsafe.Offsetof(groups{}.least) ^ (3*2048 + 11*64))
+	_ = -(unsafe.Sizeof(groups{}) ^ (3*2048 + 12*64))
+	_ = -unsafe.Offsetof(kScratch{}.groups)
+	_ = -(unsafe.Offsetof(kScratch{}.more) ^ unsafe.Sizeof(groups{}))
+)
+
 // kScratch is the working memory of one row's encoding.
 type kScratch struct {
 	groups

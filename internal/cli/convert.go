@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -17,6 +19,7 @@ import (
 	"github.com/smeltgguf/smelt/internal/convert"
 	"github.com/smeltgguf/smelt/internal/quantize"
 	"github.com/smeltgguf/smelt/internal/report"
+	"github.com/smeltgguf/smelt/quant"
 )
 
 func newConvert() *cobra.Command {
@@ -35,17 +38,18 @@ GGUF. The kind of input is recognised by its content.`,
   convert --in hf/ --out model.gguf --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if quantizes(cmd, &o) {
-				return o.runQuantize(cmd)
+			floats, others := splitOuttype(o.Outtype)
+			if len(floats) == 0 || len(floats)+len(others) == 1 || o.list {
+				return o.runOne(cmd)
 			}
-			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return o.runList(cmd, floats, others)
 		},
 	}
 	f := cmd.Flags()
 	o.quantize.add(cmd)
 	f.StringVar(&o.In, "in", "", "checkpoint: directory, or one of its files")
 	f.StringVar(&o.Out, "out", "", "GGUF file to write; {ftype} in its name stands for the type; a directory gets a name from the model")
-	f.StringVar(&o.Outtype, "outtype", "auto", "type of the weights: auto, "+strings.Join(convert.Outtypes(), ", ")+", or any type of quantize; several, separated by commas, make several files")
+	f.StringVar(&o.Outtype, "outtype", "auto", "type of the weights: auto, "+strings.Join(convert.Outtypes(), ", ")+", or any type of quantize; several, separated by commas, make several files, those of floats each in a pass of its own; a list's q8_0 is quantize's")
 	f.BoolVar(&o.VocabOnly, "vocab-only", false, "write metadata and vocabulary, no weights")
 	f.StringVar(&o.ModelName, "model-name", "", "general.name (default: from the model card or the directory)")
 	f.StringVar(&o.MetadataFile, "metadata", "", "JSON file with general.* keys that replace what the checkpoint says")
@@ -62,7 +66,7 @@ GGUF. The kind of input is recognised by its content.`,
 	f.BoolVar(&o.dryRun, "dry-run", false, "print the plan, write nothing")
 	f.BoolVar(&o.list, "list", false, "print the model families that are read")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress and no summary")
-	f.BoolVar(&o.json, "json", false, "print the summary or the plan as a JSON object; where it quantizes, as an array of one per output")
+	f.BoolVar(&o.json, "json", false, "print the summary or the plan as a JSON object; where it quantizes, as an array of one per output, before the objects of floats")
 	return cmd
 }
 
@@ -144,6 +148,86 @@ func quantizes(cmd *cobra.Command, o *convertOptions) bool {
 	})
 }
 
+func (o *convertOptions) runOne(cmd *cobra.Command) error {
+	if quantizes(cmd, o) {
+		return o.runQuantize(cmd)
+	}
+	return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+}
+
+// splitOuttype divides a list of types into floats, which convert makes itself,
+// and those that it makes through --outtype auto.
+func splitOuttype(list string) (floats, others []string) {
+	for name := range strings.SplitSeq(list, ",") {
+		switch strings.ToLower(name) {
+		case "f32", "f16", "bf16":
+			floats = append(floats, strings.ToLower(name))
+		default:
+			others = append(others, name)
+		}
+	}
+	return floats, others
+}
+
+// runList makes files of several types of which some are floats. Those are
+// converted by themselves, so that none is rounded to another's precision.
+func (o *convertOptions) runList(cmd *cobra.Command, floats, others []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	st, err := os.Stat(o.Out)
+	if !(err == nil && st.IsDir()) && !strings.Contains(strings.ToLower(filepath.Base(o.Out)), "type}") {
+		return usagef("--outtype %s: several files need {ftype} in --out, or a directory", o.Outtype)
+	}
+	if used := slices.DeleteFunc(usedQuantizeFlags(cmd), func(name string) bool { return name == "--imatrix" }); len(used) > 0 {
+		return usagef("%s: not together with %s; make those files by themselves", strings.Join(used, ", "), strings.Join(floats, ", "))
+	}
+	if slices.Contains(others, "auto") {
+		return usagef("--outtype %s: auto stands alone", o.Outtype)
+	}
+	seen := map[string]bool{}
+	for _, name := range floats {
+		if seen[name] {
+			return usagef("--outtype %s: %s is there twice", o.Outtype, name)
+		}
+		seen[name] = true
+	}
+	if len(others) > 0 { // first, because more can be wrong with them
+		rest := *o
+		rest.Outtype = strings.Join(others, ",")
+		if err := rest.runQuantize(cmd); err != nil {
+			return err
+		}
+	}
+	for _, name := range floats {
+		one := *o
+		one.Outtype = name
+		if err := one.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// narrowed returns an error if a tensor is to be written as F32 that was F32 and
+// has been rounded in between.
+func narrowed(p *convert.Plan, plan *quantize.Plan) error {
+	rounded := map[string]quant.Type{}
+	for _, t := range p.Tensors {
+		if t.From == quant.F32 && t.Type != quant.F32 {
+			rounded[t.Name] = t.Type
+		}
+	}
+	for _, o := range plan.Outputs {
+		for _, t := range o.Tensors {
+			if between, ok := rounded[t.Source]; ok && t.Type == quant.F32 {
+				return usagef("tensor %s would be F32, but rounded to %v: here types are made from those of --outtype auto; convert with --outtype f32, then use quantize", formats.Name(t.Name), between)
+			}
+		}
+	}
+	return nil
+}
+
 // runQuantize converts and quantizes in one pass, with the bytes of convert
 // --outtype auto and quantize one after the other.
 func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
@@ -177,6 +261,9 @@ func (o *convertOptions) runQuantize(cmd *cobra.Command) error {
 	defer p.Close()
 	plan, err := quantize.New(p.Source(), opt)
 	if err != nil {
+		return err
+	}
+	if err := narrowed(p, plan); err != nil {
 		return err
 	}
 	out := quantizePrinter{cmd: cmd, quiet: o.quiet, json: o.json, manifest: o.manifest, imatrix: o.quantize.imatrix}

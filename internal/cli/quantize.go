@@ -3,11 +3,8 @@ package cli
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -202,18 +199,11 @@ func parseOverride(s string) (recipe.Override, error) {
 // readSmall reads a text file that a person wrote.
 func readSmall(path string) (string, error) {
 	const limit = 1 << 20
-	f, err := os.Open(path)
+	f, err := formats.OpenRegular(path)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return "", formats.Malformedf(path, -1, "%v", err)
+		return "", err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return "", formats.Malformedf(path, -1, "not a regular file")
-	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return "", err

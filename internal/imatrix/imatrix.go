@@ -10,7 +10,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"io/fs"
 	"maps"
 	"math"
 	"os"
@@ -235,13 +234,9 @@ func Open(path string) (*Matrix, error) {
 // looked at, but stay in the file, for Entry.ReadValues alone. Close the matrix
 // after use.
 func OpenLazy(path string) (*Matrix, error) {
-	f, err := os.Open(path)
+	f, err := formats.OpenRegular(path)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return nil, formats.Malformedf(path, -1, "%v", err)
+		return nil, err
 	}
 	m, err := openLazy(f, path)
 	if err != nil {
@@ -256,9 +251,6 @@ func openLazy(f *os.File, path string) (*Matrix, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, formats.Malformedf(path, -1, "%v", err)
-	}
-	if !st.Mode().IsRegular() {
-		return nil, formats.Malformedf(path, -1, "not a regular file")
 	}
 	return readLazy(f, st.Size(), path)
 }

@@ -22,6 +22,29 @@ type castRows struct {
 	pool sync.Pool // of *castBuffers
 }
 
+// tellOverflow counts those of the infinities in bad that are finite before the
+// conversion, in n rows from row first on, as overflow.
+func (c *castRows) tellOverflow(bad *Nonfinite, first, n int) error {
+	st, rowLen := c.Rows.Type(), c.Len()
+	src, f32 := make([]byte, st.RowSize(rowLen)), make([]float32, rowLen)
+	var before int64
+	for r := range n {
+		if err := c.Rows.ReadRows(src, first+r, 1); err != nil {
+			return err
+		}
+		kernels.DecodeRow(st, f32, src)
+		for _, v := range f32 {
+			if v == v && !isFinite(v) {
+				before++
+			}
+		}
+	}
+	if over := bad.Inf - before; over > 0 {
+		bad.Inf, bad.Overflow, bad.Type = before, bad.Overflow+over, c.typ
+	}
+	return nil
+}
+
 type castBuffers struct {
 	src []byte
 	f32 []float32

@@ -26,7 +26,7 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		if kernels.BF16ToF16(b.dst, b.src) < 0 {
 			return true, nil
 		}
-		bad.overflow(t.Type, st, b.dst, b.src, base)
+		bad.overflow(t.Type, b.dst, plainFinite(st, b.src), base)
 		return false, nil
 	case st == quant.F16 && t.Type == quant.BF16: // the range only grows
 		return kernels.F16ToBF16(b.dst, b.src) < 0, nil
@@ -45,7 +45,11 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 			bad.scanFloats(f, base+int64(r)*int64(rowLen))
 		}
 		if t.Type.BlockLen() == 1 {
-			kernels.EncodeRow(t.Type, b.dst[r*dstRow:][:k*dstRow], f, nil)
+			out := b.dst[r*dstRow:][:k*dstRow]
+			kernels.EncodeRow(t.Type, out, f, nil)
+			if !plain {
+				bad.overflow(t.Type, out, func(i int) bool { return isFinite(f[i]) }, base+int64(r)*int64(rowLen))
+			}
 		} else {
 			src := b.src[r*srcRow:][:k*srcRow]
 			small := (st == quant.F16 || st == quant.BF16) && kernels.MaxAbs16(st, src) < nearOverflow
@@ -65,7 +69,9 @@ func (b *buffers) convert(j *Job, t *Target, first, n int, bad *Nonfinite) (fini
 		b.errors = append(b.errors, errs)
 	}
 	b.scanned = true
-	bad.overflow(t.Type, st, b.dst, b.src, base)
+	if plain {
+		bad.overflow(t.Type, b.dst, plainFinite(st, b.src), base)
+	}
 	return finite, nil
 }
 
@@ -200,38 +206,57 @@ func (n *Nonfinite) scan(t quant.Type, b []byte, base int64) {
 	}
 }
 
+// scanBlocks looks at the values of blocks that are written as they are.
+func (b *buffers) scanBlocks(n *Nonfinite, t quant.Type, base int64) {
+	if t.BlockLen() == 1 || !t.CanDecode() {
+		return
+	}
+	const blocks = 64
+	b.f32 = grow(b.f32, max(len(b.f32), blocks*t.BlockLen()))
+	for src := b.src; len(src) > 0; {
+		part := src[:min(len(src), len(b.f32)/t.BlockLen()*t.BlockSize())]
+		src = src[len(part):]
+		f := b.f32[:len(part)/t.BlockSize()*t.BlockLen()]
+		kernels.DecodeRow(t, f, part)
+		n.scanFloats(f, base)
+		base += int64(len(f))
+	}
+}
+
 // scanFloats counts the NaN and infinities that blocks decode to.
 func (n *Nonfinite) scanFloats(x []float32, base int64) {
-	if finite(kernels.MaxAbs(x)) {
+	if isFinite(kernels.MaxAbs(x)) {
 		return
 	}
 	for i, v := range x {
 		switch {
 		case v != v:
 			n.add(&n.NaN, base+int64(i))
-		case !finite(v):
+		case !isFinite(v):
 			n.add(&n.Inf, base+int64(i))
 		}
 	}
 }
 
-// overflow counts the values that are finite in src but not in dst.
-func (n *Nonfinite) overflow(dt, st quant.Type, dst, src []byte, base int64) {
+// overflow counts the values that are not finite in dst although element i of
+// the source was.
+func (n *Nonfinite) overflow(dt quant.Type, dst []byte, was func(i int) bool, base int64) {
 	d, ok := exponents[dt]
 	if !ok || d.finite(dst) {
 		return
 	}
-	s, plain := exponents[st]
-	for i := int64(0); len(dst) > 0; i, dst = i+1, dst[d.size:] {
-		if d.load(dst)&d.mask != d.mask {
-			continue
+	for i := 0; len(dst) > 0; i, dst = i+1, dst[d.size:] {
+		if d.load(dst)&d.mask == d.mask && was(i) {
+			n.Type = dt
+			n.add(&n.Overflow, base+int64(i))
 		}
-		if plain && s.load(src[int(i)*s.size:])&s.mask == s.mask {
-			continue
-		}
-		n.Type = dt
-		n.add(&n.Overflow, base+i)
 	}
+}
+
+// plainFinite tells which elements of src, plain floats of type t, are finite.
+func plainFinite(t quant.Type, src []byte) func(i int) bool {
+	e := exponents[t]
+	return func(i int) bool { return e.load(src[i*e.size:])&e.mask != e.mask }
 }
 
 // nearOverflow is where a block's scale, a half, might overflow.
@@ -241,16 +266,18 @@ const nearOverflow = 32768
 // quantized to type t: where a block's scale, a half, overflows. Only values
 // near a half's range can do that, so that a row's largest tells whether to
 // look closer. A row that is not finite itself is left to the scan of the
-// source: its blocks are spoilt as a whole. It reports whether the row is finite.
+// source: its blocks are spoilt as a whole. So is a block whose scale overflows,
+// but only the elements that made it are counted. It reports whether the row is
+// finite.
 func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []float32, base int64) (rowFinite bool) {
 	m := kernels.MaxAbs(row)
-	if m < nearOverflow || !finite(m) || !t.CanDecode() {
-		return finite(m)
+	if m < nearOverflow || !isFinite(m) || !t.CanDecode() {
+		return isFinite(m)
 	}
 	b.check = grow(b.check, len(row))
 	kernels.DecodeRow(t, b.check, dst)
 	for i, v := range b.check {
-		if !finite(v) {
+		if !isFinite(v) && (row[i] >= nearOverflow || row[i] <= -nearOverflow) {
 			n.Type = t
 			n.add(&n.Overflow, base+int64(i))
 		}
@@ -258,4 +285,4 @@ func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []fl
 	return true
 }
 
-func finite(v float32) bool { return math.Float32bits(v)&0x7f800000 != 0x7f800000 }
+func isFinite(v float32) bool { return math.Float32bits(v)&0x7f800000 != 0x7f800000 }

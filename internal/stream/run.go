@@ -382,6 +382,12 @@ func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 	}
 	if !known {
 		bad.scan(st, b.src, int64(first)*int64(rowLen))
+		if !b.scanned {
+			b.scanBlocks(&bad, st, int64(first)*int64(rowLen))
+		}
+	}
+	if c, ok := j.Src.(*castRows); ok && bad.Inf > 0 {
+		return bad, c.tellOverflow(&bad, first, n)
 	}
 	return bad, nil
 }

@@ -245,7 +245,7 @@ func TestNonfinite(t *testing.T) {
 		{"overflow", quant.BF16, quant.F16, map[int]float64{70: 1e20, 90: -70000, 100: 65504}, `tensor "w": 2 too large for F16, first at 70`, ""},
 		{"both", quant.F32, quant.F16, map[int]float64{70: 1e20, 40: inf}, `tensor "w": 1 infinite, 1 too large for F16, first at 40`, ""},
 		{"into bf16", quant.F32, quant.BF16, map[int]float64{1: math.MaxFloat32}, `tensor "w": 1 too large for BF16, first at 1`, ""},
-		{"block scale", quant.F32, quant.Q8_0, map[int]float64{64: 1e12}, `tensor "w": 32 too large for Q8_0, first at 64`, ""},
+		{"block scale", quant.F32, quant.Q8_0, map[int]float64{73: 1e12}, `tensor "w": 1 too large for Q8_0, first at 73`, ""},
 		{"block fits", quant.F32, quant.Q8_0, map[int]float64{64: 1e6}, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -278,6 +278,32 @@ func TestNonfinite(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNonfiniteBlocks spoils a block's scale: its tensor is refused also where it
+// is copied.
+func TestNonfiniteBlocks(t *testing.T) {
+	src := &mem{typ: quant.Q8_0, len: 64, data: make([]byte, 34*2*5000)}
+	copy(src.data[34*7001:], []byte{0, 0x7e, 1}) // NaN
+	for _, to := range []quant.Type{quant.Q8_0, quant.Q4_0, quant.F32} {
+		job := Job{Name: "w", Src: src, Targets: []Target{{W: make(sink, 5000*to.RowSize(64)), Type: to}}}
+		_, err := Run(context.Background(), []Job{job}, Options{Threads: 2})
+		if want := `tensor "w": 32 NaN, first at 224032`; err == nil || err.Error() != want {
+			t.Errorf("to %v: %v, want %s", to, err, want)
+		}
+	}
+}
+
+// TestCastOverflow tells what was infinite from what a cast on the way made so.
+func TestCastOverflow(t *testing.T) {
+	src := &mem{typ: quant.F32, len: 32, data: bytes.Repeat(put(quant.F32, 1), 32*100)}
+	copy(src.data[4*40:], put(quant.F32, 70000))
+	copy(src.data[4*3000:], put(quant.F32, math.Inf(-1)))
+	job := Job{Name: "w", Src: Cast(src, quant.F16), Targets: []Target{{W: make(sink, 100*34), Type: quant.Q8_0}}}
+	_, err := Run(context.Background(), []Job{job}, Options{})
+	if want := `tensor "w": 1 infinite, 1 too large for F16, first at 40`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 
 // The searches of K-quants run with one group of elements per SIMD lane: each
 // lane does what package quant does for its group, operation by operation. All
-// work on a groups structure, see encode_amd64.go: columns are lanes, and a
+// work on a groups structure, see kquants_amd64.go: columns are lanes, and a
 // vector of eight lanes is half a row of it.
 
 // Offsets in a groups structure.
