@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -27,8 +28,12 @@ type cost struct {
 	out       []byte
 }
 
-func run(args ...string) cost {
+func run(args ...string) cost { return runWith(nil, args...) }
+
+// runWith runs a command with something more in its environment.
+func runWith(env []string, args ...string) cost {
 	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), env...)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	start := time.Now()
@@ -70,11 +75,31 @@ func wall(c cost) float64 { return c.wall }
 func cpu(c cost) float64  { return c.cpu }
 func mib(c cost) float64  { return float64(c.rss) / (1 << 20) }
 
-// row prints one comparison; the ratios say how many times as fast we are.
-func row(what string, ours, theirs []cost) {
-	fmt.Printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.0f |\n", what,
+// row prints one comparison; the ratios say how many times as fast we are, the
+// last of them with AVX2 alone, in CPU seconds, where that was measured.
+func row(what string, ours, theirs, avx2 []cost) {
+	fmt.Printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | ", what,
 		median(ours, wall), median(theirs, wall), median(theirs, wall)/median(ours, wall),
-		median(ours, cpu), median(theirs, cpu), median(theirs, cpu)/median(ours, cpu), median(ours, mib))
+		median(ours, cpu), median(theirs, cpu), median(theirs, cpu)/median(ours, cpu))
+	if len(avx2) > 0 {
+		fmt.Printf("%.2f", median(theirs, cpu)/median(avx2, cpu))
+	}
+	fmt.Printf(" | %.0f |\n", median(ours, mib))
+}
+
+// What is measured unless -types says otherwise: all that docs/performance.md
+// has of the 1.1 B shape.
+const (
+	quantizeTypes = "q4_0,q4_1,q5_0,q5_1,q8_0,q2_k,q3_k_s,q3_k_m,q3_k_l,q4_k_s,q4_k_m,q5_k_s,q5_k_m,q6_k,tq1_0,tq2_0,q1_0,q2_0"
+	forwardTypes  = "q4_0,q8_0,q4_k_m,q5_k_m,q6_k,f16,q4_1,q5_0,q5_1,q2_k,q3_k_m,q4_k_s,iq4_nl,iq4_xs,tq1_0,tq2_0,q1_0,q2_0"
+)
+
+// list splits types, or what stands for none.
+func list(types, otherwise string) []string {
+	if types == "" {
+		types = otherwise
+	}
+	return strings.Split(types, ",")
 }
 
 func main() {
@@ -82,7 +107,7 @@ func main() {
 	shape := flag.String("shape", "llama-1.1b", "shape of the generated model")
 	runs := flag.Int("runs", 3, "counted runs of each command")
 	only := flag.String("only", "convert,quantize,verify,bench", "what to measure")
-	types := flag.String("types", "q8_0,q4_0,q4_k_m,q6_k", "types to quantize to")
+	types := flag.String("types", "", "types to quantize to (default: "+quantizeTypes+"; of the forward pass "+forwardTypes+")")
 	imatrix := flag.String("imatrix", "", "importance matrix for quantize")
 	bin := flag.String("bin", "bin", "where our binaries are")
 	peer := flag.String("peer", peerScript(), "llamacpp.py, for the comparisons with llama.cpp")
@@ -109,8 +134,8 @@ func main() {
 	f16 := path("f16.gguf")
 	ours("convert", "--in", path("hf"), "--out", f16, "--outtype", "f16", "--force", "--quiet")()
 
-	fmt.Println("| what | ours, s | theirs, s | times as fast | ours, CPU s | theirs, CPU s | times as fast | ours, MiB |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Println("| what | ours, s | theirs, s | times as fast | ours, CPU s | theirs, CPU s | times as fast | with AVX2 alone | ours, MiB |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for _, what := range strings.Split(*only, ",") {
 		switch what {
 		case "convert":
@@ -122,10 +147,10 @@ func main() {
 				os.Remove(path("copy.gguf"))
 				return run("cp", f16, path("copy.gguf"))
 			})
-			row("convert BF16 to F16, against cp of the result", a, b)
+			row("convert BF16 to F16, against cp of the result", a, b, nil)
 			os.Remove(path("copy.gguf"))
 		case "quantize":
-			for _, t := range strings.Split(*types, ",") {
+			for _, t := range list(*types, quantizeTypes) {
 				args := []string{"-q", t, f16, path("out.gguf"), "--force", "--quiet"}
 				theirs := []string{"python3", *peer, "quantize", f16, path("theirs.gguf"), strings.ToUpper(t)}
 				if *imatrix != "" {
@@ -133,11 +158,15 @@ func main() {
 				}
 				if !havePeer {
 					a := ours("quantize", args...)()
-					row("quantize to "+t, []cost{a}, []cost{a})
+					row("quantize to "+t, []cost{a}, []cost{a}, nil)
 					continue
 				}
 				a, b := pair(*runs, ours("quantize", args...), func() cost { return run(theirs...) })
-				row("quantize to "+t, a, b)
+				var narrow []cost
+				if runtime.GOARCH == "amd64" {
+					narrow = []cost{runWith([]string{"SMELT_CPU=avx2"}, append([]string{filepath.Join(*bin, "quantize")}, args...)...)}
+				}
+				row("quantize to "+t, a, b, narrow)
 				os.Remove(path("theirs.gguf"))
 			}
 		case "verify":
@@ -158,7 +187,7 @@ func main() {
 				fmt.Printf("\nverify F16, %s: %.1f tokens/s, %.0f MiB\n", c, v.Tokens/v.Seconds, mib(r))
 			}
 		case "bench":
-			forward(*bin, *peer, path, f16, strings.Split(*types, ","), *runs)
+			forward(*bin, *peer, path, f16, list(*types, forwardTypes), *runs)
 		}
 	}
 }
