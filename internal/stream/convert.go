@@ -3,6 +3,7 @@ package stream
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"github.com/smeltgguf/smelt/kernels"
 	"github.com/smeltgguf/smelt/quant"
@@ -211,11 +212,9 @@ func (b *buffers) scanBlocks(n *Nonfinite, t quant.Type, base int64) {
 	if t.BlockLen() == 1 || !t.CanDecode() {
 		return
 	}
-	const blocks = 64
-	b.f32 = grow(b.f32, max(len(b.f32), blocks*t.BlockLen()))
-	for src := b.src; len(src) > 0; {
-		part := src[:min(len(src), len(b.f32)/t.BlockLen()*t.BlockSize())]
-		src = src[len(part):]
+	per := chunkFloats / t.BlockLen() // blocks
+	b.f32 = grow(b.f32, per*t.BlockLen())
+	for part := range slices.Chunk(b.src, per*t.BlockSize()) {
 		f := b.f32[:len(part)/t.BlockSize()*t.BlockLen()]
 		kernels.DecodeRow(t, f, part)
 		n.scanFloats(f, base)
@@ -276,10 +275,18 @@ func (b *buffers) blockOverflow(n *Nonfinite, t quant.Type, dst []byte, row []fl
 	}
 	b.check = grow(b.check, len(row))
 	kernels.DecodeRow(t, b.check, dst)
-	for i, v := range b.check {
-		if !isFinite(v) && (row[i] >= nearOverflow || row[i] <= -nearOverflow) {
-			n.Type = t
-			n.add(&n.Overflow, base+int64(i))
+	for first := 0; first < len(row); first += t.BlockLen() {
+		block := b.check[first:][:t.BlockLen()]
+		if isFinite(kernels.MaxAbs(block)) {
+			continue
+		}
+		n.Type = t
+		// The limit is that of the block's largest, should that be less.
+		limit := min(nearOverflow, kernels.MaxAbs(row[first:][:len(block)]))
+		for i, v := range block {
+			if x := row[first+i]; !isFinite(v) && (x >= limit || x <= -limit) {
+				n.add(&n.Overflow, base+int64(first+i))
+			}
 		}
 	}
 	return true
