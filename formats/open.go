@@ -2,12 +2,14 @@ package formats
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 )
 
 // OpenRegular opens a file for reading if it is a regular one: opening a pipe
-// would wait for its writer. Errors are FormatErrors that name the path.
+// would wait for its writer. Errors name the path; what is not regular is a
+// FormatError.
 func OpenRegular(path string) (*os.File, error) {
 	var f *os.File
 	st, err := os.Stat(path)
@@ -22,7 +24,7 @@ func OpenRegular(path string) (*os.File, error) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		return nil, Malformedf(path, -1, "%v", err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return f, nil
 }

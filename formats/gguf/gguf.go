@@ -83,18 +83,12 @@ func Open(path string) (*File, error) {
 
 // openPart opens and reads one file.
 func openPart(path string) (*part, error) {
-	fi, err := os.Stat(path) // before it is opened: opening a pipe would wait for a writer
+	file, err := formats.OpenRegular(path)
 	if err != nil {
-		return nil, pathError(path, err)
+		return nil, err
 	}
-	if !fi.Mode().IsRegular() {
-		return nil, formats.Malformedf(path, -1, "not a regular file")
-	}
-	file, err := os.Open(path)
+	fi, err := file.Stat()
 	if err != nil {
-		return nil, pathError(path, err)
-	}
-	if fi, err = file.Stat(); err != nil {
 		file.Close()
 		return nil, pathError(path, err)
 	}

@@ -187,20 +187,14 @@ func (w *Writer) Abort() {
 
 // Open opens a baseline of either form.
 func Open(path string) (Reader, error) {
-	fi, err := os.Stat(path)
-	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	var f *os.File
-	if err == nil {
-		f, err = os.Open(path)
-	}
+	f, err := formats.OpenRegular(path)
 	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	r, err := newReader(path, f, fi.Size())
 	if err != nil {

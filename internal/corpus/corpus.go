@@ -13,6 +13,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/smeltgguf/smelt/formats"
 )
 
 // maxSize bounds a text once decompressed: far more than any evaluation reads,
@@ -82,16 +84,9 @@ func readFile(path string, opt Options) ([]byte, error) {
 // ReadFile reads a file as it stands, decompressed if its name ends in .gz or
 // .zst; name is the path without that ending.
 func ReadFile(path string) (data []byte, name string, err error) {
-	fi, err := os.Stat(path)
+	f, err := formats.OpenRegular(path)
 	if err != nil {
-		return nil, "", pathError(path, err)
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, "", fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, "", pathError(path, err)
+		return nil, "", err
 	}
 	defer f.Close()
 	var r io.Reader = f

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -33,22 +32,16 @@ type rule struct {
 
 // Read reads a file of gates.
 func Read(name string) (*File, error) {
-	fi, err := os.Stat(name)
-	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("not a regular file")
+	file, err := formats.OpenRegular(name)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil && fi.Size() > maxSize {
-		err = fmt.Errorf("%d bytes: a file of gates has at most %d", fi.Size(), maxSize)
-	}
-	var data []byte
-	if err == nil {
-		data, err = readAll(name)
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	if err == nil && len(data) > maxSize {
+		err = fmt.Errorf("a file of gates has at most %d bytes", maxSize)
 	}
 	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	f, err := Parse(data)
@@ -56,15 +49,6 @@ func Read(name string) (*File, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return f, nil
-}
-
-func readAll(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxSize))
 }
 
 // Parse reads YAML: a mapping of patterns to mappings of figures to bounds.

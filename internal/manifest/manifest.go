@@ -63,14 +63,11 @@ func Path(model string) string {
 // Hash reads a file and returns its size and checksum. progress, which may be
 // nil, is told of the bytes read.
 func Hash(ctx context.Context, path string, progress func(n int64)) (File, error) {
-	f, err := os.Open(path)
+	f, err := formats.OpenRegular(path)
 	if err != nil {
 		return File{}, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return File{}, formats.Malformedf(path, -1, "not a regular file")
-	}
 	h := sha256.New()
 	out := File{Name: filepath.Base(path)}
 	buf := make([]byte, 1<<20)
@@ -148,14 +145,11 @@ const maxSize = 4 << 20
 
 // Read reads a manifest.
 func Read(path string) (*Manifest, error) {
-	f, err := os.Open(path)
+	f, err := formats.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, formats.Malformedf(path, -1, "not a regular file")
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return nil, err
