@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -304,7 +303,6 @@ func (w *work) done(jobs []stream.Job) func(job, first int) (stream.Unit, bool) 
 // taken from the given copy of each target or its last; more tells whether any
 // target has further copies.
 func unitSum(j *stream.Job, first, rows, copy int) (sum uint32, more bool, err error) {
-	table := crc32.MakeTable(crc32.Castagnoli)
 	var buf [64 << 10]byte
 	for _, t := range j.Targets {
 		c := t.W.(*copies)
@@ -314,7 +312,7 @@ func unitSum(j *stream.Job, first, rows, copy int) (sum uint32, more bool, err e
 		r := io.NewSectionReader(c.outs[n], c.offsets[n]+int64(first)*row, int64(rows)*row)
 		for {
 			n, err := r.Read(buf[:])
-			sum = crc32.Update(sum, table, buf[:n])
+			sum = stream.Checksum(sum, buf[:n])
 			if err == io.EOF {
 				break
 			}

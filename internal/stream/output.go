@@ -3,7 +3,6 @@ package stream
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -196,7 +195,7 @@ const mostName = 255 - len(".tmp-4294967295")
 func HiddenName(path string) string {
 	name := "." + filepath.Base(path)
 	if len(name) > mostName {
-		sum := fmt.Sprintf("~%08x", crc32.Checksum([]byte(name), castagnoli))
+		sum := fmt.Sprintf("~%08x", Checksum(0, []byte(name)))
 		name = strings.ToValidUTF8(name[:mostName-len(sum)], "") + sum
 	}
 	return name

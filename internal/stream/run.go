@@ -339,6 +339,9 @@ type buffers struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// Checksum goes on with the checksum of a Unit: that of b after what sum is of.
+func Checksum(sum uint32, b []byte) uint32 { return crc32.Update(sum, castagnoli, b) }
+
 func grow[T any](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n)
@@ -374,7 +377,7 @@ func (b *buffers) unit(j *Job, first, n int, sum bool) (Nonfinite, error) {
 			b.errors = append(b.errors, Errors{})
 		}
 		if sum {
-			b.sum = crc32.Update(b.sum, castagnoli, out)
+			b.sum = Checksum(b.sum, out)
 		}
 		if _, err := t.W.WriteAt(out, t.Offset+int64(first)*int64(t.Type.RowSize(rowLen))); err != nil {
 			return bad, err

@@ -92,7 +92,7 @@ func exactRows() {
 	})
 	nibbles("Q4_0", 8*18, ninths, halves18, 2, 18, floats("floatsQ4", func(i int) float32 { return float32(i - 8) }))
 	nibbles("IQ4NL", 8*18, ninths, halves18, 2, 18, iq4)
-	nibbles("IQ4XS", 136, constantsIQ4XS, scalesIQ4XS, 8, 16, iq4)
+	nibbles("IQ4XS", 136, func() { constantsIQ4XS(reg.Y15) }, scalesIQ4XS, 8, 16, iq4)
 
 	exactRow("Q8_0", 8*34, func() { scales = AllocLocal(32) }, func(r *rowProduct) {
 		halves34(r)

@@ -219,9 +219,14 @@ func upperHalf() {
 
 // halves34 has the 8 halves of Q8_0 blocks in x0.
 func halves34(r *rowProduct) {
+	halves(r, 8, 34)
+}
+
+// halves has the halves of n blocks, which are size bytes apart, in xmm0.
+func halves(r *rowProduct, n, size int) {
 	VPXOR(reg.X0, reg.X0, reg.X0)
-	for i := range 8 {
-		VPINSRW(U8(uint8(i)), ptr(r.src, 34*i), reg.X0, reg.X0)
+	for i := range n {
+		VPINSRW(U8(uint8(i)), ptr(r.src, size*i), reg.X0, reg.X0)
 	}
 }
 
@@ -285,27 +290,32 @@ func quartersQ6K(r *rowProduct, h int, use func(j int)) {
 	}
 }
 
-// constantsIQ4XS are those of scalesIQ4XS.
-func constantsIQ4XS() {
+// constantsIQ4XS are those of sixBitsIQ4XS; by2 is the register of one of them.
+func constantsIQ4XS(by2 reg.Register) {
 	VPBROADCASTD(named("n32"), reg.Y13)
 	VPBROADCASTD(named("n15"), reg.Y12)
 	VPBROADCASTD(named("n3"), reg.Y11)
 	VMOVDQU(named("by4"), reg.Y10)
-	VMOVDQU(named("by2"), reg.Y15)
+	VMOVDQU(named("by2"), by2)
+}
+
+// sixBitsIQ4XS has the levels of the 8 scales of the block at src in ymm0.
+func sixBitsIQ4XS(src, by2 reg.Register) {
+	VPBROADCASTD(ptr(src, 4), reg.Y0)
+	VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
+	VPAND(reg.Y12, reg.Y0, reg.Y0)
+	VPBROADCASTW(ptr(src, 2), reg.Y1)
+	VPSRLVD(by2, reg.Y1, reg.Y1)
+	VPAND(reg.Y11, reg.Y1, reg.Y1)
+	VPSLLD(U8(4), reg.Y1, reg.Y1)
+	VPOR(reg.Y1, reg.Y0, reg.Y0)
+	VPSUBD(reg.Y13, reg.Y0, reg.Y0)
 }
 
 // scalesIQ4XS has the 8 scales of IQ4_XS in ymm0.
 func scalesIQ4XS(r *rowProduct) {
 	halfAt(r, 0, nil, reg.Y2)
-	VPBROADCASTD(ptr(r.src, 4), reg.Y0)
-	VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
-	VPAND(reg.Y12, reg.Y0, reg.Y0)
-	VPBROADCASTW(ptr(r.src, 2), reg.Y1)
-	VPSRLVD(reg.Y15, reg.Y1, reg.Y1)
-	VPAND(reg.Y11, reg.Y1, reg.Y1)
-	VPSLLD(U8(4), reg.Y1, reg.Y1)
-	VPOR(reg.Y1, reg.Y0, reg.Y0)
-	VPSUBD(reg.Y13, reg.Y0, reg.Y0)
+	sixBitsIQ4XS(r.src, reg.Y15)
 	VCVTDQ2PS(reg.Y0, reg.Y0)
 	VMULPS(reg.Y2, reg.Y0, reg.Y0)
 }
@@ -590,10 +600,7 @@ func moreRows() {
 		broadcast(low2, 31)
 		VMOVDQU(numbers("eachTwice", 0, 0, 1, 1, 2, 2, 3, 3), reg.Y12)
 	}, func(r *rowProduct) {
-		VPXOR(reg.X0, reg.X0, reg.X0)
-		for i := range 4 {
-			VPINSRW(U8(uint8(i)), ptr(r.src, 18*i), reg.X0, reg.X0)
-		}
+		halves(r, 4, 18)
 		VCVTPH2PS(reg.X0, reg.Y0)
 		VPERMPS(reg.Y0, reg.Y12, reg.Y0)
 		minusOne(r)
@@ -613,10 +620,7 @@ func moreRows() {
 		broadcast(named("bit1"), 31)
 		VMOVDQU(numbers("eachFour", 0, 0, 0, 0, 1, 1, 1, 1), reg.Y12)
 	}, func(r *rowProduct) {
-		VPXOR(reg.X0, reg.X0, reg.X0)
-		for i := range 2 {
-			VPINSRW(U8(uint8(i)), ptr(r.src, 18*i), reg.X0, reg.X0)
-		}
+		halves(r, 2, 18)
 		VCVTPH2PS(reg.X0, reg.Y0)
 		VPERMPS(reg.Y0, reg.Y12, reg.Y0)
 		minusOne(r)

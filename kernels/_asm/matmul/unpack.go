@@ -54,7 +54,7 @@ func unpackers() {
 	by2 := numbers("by2", 0, 2, 4, 6, 8, 10, 12, 14)
 	n32 := ConstData("n32", U32(32))
 	n15 := ConstData("n15", U32(15))
-	n3 := ConstData("n3", U32(3))
+	ConstData("n3", U32(3)) // used by name
 	iq4 := levels("levelsIQ4", [16]byte{1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241})
 	fp4 := levels("levelsFP4", [16]byte{16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4})
 
@@ -301,22 +301,10 @@ func unpackers() {
 	unpack("IQ4XS", 136, 256, 8, false, func() {
 		constant(low4, 15)
 		VBROADCASTI128(iq4, reg.Y14)
-		VPBROADCASTD(n32, reg.Y13)
-		VPBROADCASTD(n15, reg.Y12)
-		VPBROADCASTD(n3, reg.Y11)
-		VMOVDQU(by4, reg.Y10)
-		VMOVDQU(by2, reg.Y9)
+		constantsIQ4XS(reg.Y9)
 	}, func(p *unpacker) {
 		one(p, 0)
-		VPBROADCASTD(ptr(p.src, 4), reg.Y0)
-		VPSRLVD(reg.Y10, reg.Y0, reg.Y0)
-		VPAND(reg.Y12, reg.Y0, reg.Y0)
-		VPBROADCASTW(ptr(p.src, 2), reg.Y1)
-		VPSRLVD(reg.Y9, reg.Y1, reg.Y1)
-		VPAND(reg.Y11, reg.Y1, reg.Y1)
-		VPSLLD(U8(4), reg.Y1, reg.Y1)
-		VPOR(reg.Y1, reg.Y0, reg.Y0)
-		VPSUBD(reg.Y13, reg.Y0, reg.Y0)
+		sixBitsIQ4XS(p.src, reg.Y9)
 		scaled(0, 2, ptr(p.scale, 0))
 		for j := range 8 {
 			nibbles(p, 8+16*j)
@@ -801,7 +789,7 @@ func unpackers() {
 		picks("quarters", 4)
 		broadcast(low4, 31)
 		VBROADCASTI32X4(iq4, z[28])
-		constantsIQ4XS()
+		constantsIQ4XS(reg.Y15)
 	}, func(r *rowProduct) {
 		scalesIQ4XS(r)
 		VMULPS(ptr(r.scales, 0), reg.Y0, reg.Y0)
