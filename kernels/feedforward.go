@@ -49,11 +49,7 @@ func FeedForward(p *Pool, ws *Workspace, mode Compute, x []float32, n int, gate,
 		ws.mode, ws.cols, ws.n, ws.x = mode, cols, m, x
 		ws.packAll(p)
 		g.gate, g.up, g.act = gate, up, act
-		most := chunkI
-		if mode == Exact {
-			most = chunkF
-		}
-		g.rows = min(max(rows/(4*p.Threads())/32*32, 32), most)
+		g.rows = min(max(rows/(4*p.Threads())/32*32, 32), ws.chunk())
 		panels := (m + lanes - 1) / lanes
 		if mode == Exact {
 			g.columns = grow(g.columns, panels*rows*lanes)
@@ -61,6 +57,7 @@ func FeedForward(p *Pool, ws *Workspace, mode Compute, x []float32, n int, gate,
 			g.values = grow(g.values, panels*((rows+31)/32)*actGroup)
 		}
 		p.Run((rows+g.rows-1)/g.rows, ws.gate)
+		// What is packed takes the place of x's panels while Down is computed.
 		ws.values, g.values, ws.columns, g.columns = g.values, ws.values, g.columns, ws.columns
 		ws.cols = rows
 		ws.products = append(ws.products[:0], out)

@@ -192,10 +192,7 @@ func (ws *Workspace) divide(n, threads int) {
 	for i := range ws.products {
 		left += ws.products[i].W.Rows
 	}
-	most := min(max((left/(4*threads)+tile-1)/tile*tile, tile), chunkI)
-	if ws.mode == Exact {
-		most = min(most, chunkF)
-	}
+	most := min(max((left/(4*threads)+tile-1)/tile*tile, tile), ws.chunk())
 	ws.pieces = ws.pieces[:0]
 	for i := range ws.products {
 		all := ws.products[i].W.Rows
@@ -208,6 +205,14 @@ func (ws *Workspace) divide(n, threads int) {
 			first, left = first+rows, left-rows
 		}
 	}
+}
+
+// chunk returns how many rows are unpacked together at most.
+func (ws *Workspace) chunk() int {
+	if ws.mode == Exact {
+		return chunkF
+	}
+	return chunkI
 }
 
 func check(p *Product, cols, n int) {
