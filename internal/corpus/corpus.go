@@ -4,7 +4,6 @@ package corpus
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -143,13 +142,4 @@ func jsonLines(path string, data []byte, field string) ([]byte, error) {
 		out = append(out, '\n')
 	}
 	return out, nil
-}
-
-// pathError puts the path first, as all errors have it.
-func pathError(path string, err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return fmt.Errorf("%s: %w", path, pe.Err)
-	}
-	return fmt.Errorf("%s: %w", path, err)
 }
