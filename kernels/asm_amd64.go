@@ -324,7 +324,7 @@ func packGroupAVX512(dst *byte, x *float32)
 // softmax16AVX512 is softmax16Go; rows is even and not 0.
 //
 //go:noescape
-func softmax16AVX512(weights *byte, scores *float32, rows int, logs *float32, inverse *float32, blocks *float32, sink *float32)
+func softmax16AVX512(weights *byte, scores *float32, rows int, logs *float32, inverse *float32, state *float32)
 
 // sumSquaresAVX512 returns the sum of float64(x[i])*float64(x[i]), n being a multiple of the vector length.
 //
@@ -516,12 +516,12 @@ func zip16AVX512(dst *byte, a *byte, b *byte, n int)
 // scores16VNNI is scores16Go, for 8*tiles rows; tiles is not 0.
 //
 //go:noescape
-func scores16VNNI(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale *float32, lane *float32, tiles int)
+func scores16VNNI(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale *float32, lane *float32, tiles int, soon *float32, lines int)
 
 // sums16VNNI is sums16Go, for 8*tiles rows; tiles is not 0.
 //
 //go:noescape
-func sums16VNNI(c *float32, values *byte, stride uintptr, weights *byte, depth int, lane *float32, tiles int)
+func sums16VNNI(c *float32, values *byte, stride uintptr, weights *byte, depth int, old *float32, factor *float32, tiles int, soon *float32, lines int)
 
 // unpackQ4_0AVX2 is the unpacker of plain Go, for whole blocks.
 //

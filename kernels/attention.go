@@ -63,10 +63,25 @@ func Attention(p *Pool, ws *Workspace, mode Compute, s AttentionShape, out, q []
 	if mode == Int8 && ws.att.suits16() {
 		ws.attention16(p)
 	} else {
-		blocks := (n*s.Heads/s.KVHeads + lanes - 1) / lanes
-		p.Run(blocks*s.KVHeads, ws.attend)
+		p.Run(ws.att.blocks()*s.KVHeads, ws.attend)
 	}
 	ws.att = attention{}
+}
+
+// blocks returns the number of a head's blocks of queries.
+func (a *attention) blocks() int { return (a.n*a.s.Heads/a.s.KVHeads + lanes - 1) / lanes }
+
+// part returns part i of n of what stands in x, (n, Heads, HeadDim), for a head's
+// block of queries, or as much of it as is one token's.
+func (a *attention) part(x []float32, head, block, i, n int) []float32 {
+	group := a.s.Heads / a.s.KVHeads
+	first := (a.blocks() - 1 - block) * lanes
+	l := first + lanes*i/n
+	end := min(first+lanes*(i+1)/n, (l/group+1)*group, a.n*group)
+	if l >= end {
+		return nil
+	}
+	return x[(l/group*a.s.Heads+head*group+l%group)*a.s.HeadDim:][:(end-l)*a.s.HeadDim]
 }
 
 // A queryBlock is up to 32 (query, head) pairs that share a head of keys and
@@ -89,8 +104,7 @@ type queryBlock struct {
 func (b *queryBlock) set(a *attention, head, i int) {
 	s := &a.s
 	group := s.Heads / s.KVHeads
-	blocks := (a.n*group + lanes - 1) / lanes
-	first := (blocks - 1 - i) * lanes
+	first := (a.blocks() - 1 - i) * lanes
 	b.a, b.head, b.m = a, head, min(lanes, a.n*group-first)
 	t, h := first/group, first%group
 	for l := range b.m {
@@ -119,19 +133,25 @@ func (b *queryBlock) run(l int) int {
 }
 
 // adjust applies what comes between products and softmax to scores, (rows,
-// lanes); positions that a query does not see get -Inf.
-func (b *queryBlock) adjust(scores []float32) {
+// lanes), the first row being position lo+first; positions that a query does not
+// see get -Inf.
+func (b *queryBlock) adjust(scores []float32, first int) {
 	s := &b.a.s
+	first += b.lo
+	rows := len(scores) / lanes
 	if s.Softcap > 0 {
 		Softcap(scores, s.Softcap)
 	}
 	if s.Slopes != nil {
 		for l := range b.m {
 			slope := s.Slopes[b.lane[l].head]
-			for p := range b.rows {
-				scores[p*lanes+l] -= float32(slope * float32(b.lane[l].pos-b.lo-p))
+			for p := range rows {
+				scores[p*lanes+l] -= float32(slope * float32(b.lane[l].pos-first-p))
 			}
 		}
+	}
+	if first+rows <= b.lowest+1 && s.Window == 0 {
+		return // all of them see all
 	}
 	inf := float32(math.Inf(-1))
 	for l := range lanes {
@@ -139,11 +159,11 @@ func (b *queryBlock) adjust(scores []float32) {
 		if l < b.m {
 			pos = b.lane[l].pos
 		}
-		for p := pos + 1 - b.lo; p < b.rows; p++ {
+		for p := max(0, pos+1-first); p < rows; p++ {
 			scores[p*lanes+l] = inf
 		}
 		if s.Window > 0 {
-			for p := 0; p < pos-s.Window+1-b.lo; p++ {
+			for p := 0; p < min(pos-s.Window+1-first, rows); p++ {
 				scores[p*lanes+l] = inf
 			}
 		}
@@ -193,7 +213,7 @@ func (ws *Workspace) attendItem(worker, item int) {
 		keys, stride := a.k.rows(w, (b.lo+p)*width+b.head*dim, n, width, dim)
 		gemmRows(scores[p*lanes:], keys, stride, 1, w.columns, dim, n)
 	}
-	b.adjust(scores)
+	b.adjust(scores, 0)
 	var sums [lanes]float32
 	sink := b.sinks()
 	softmaxLanes(scores, &sink, &sums)

@@ -62,11 +62,10 @@ func (ws *Workspace) attention16(p *Pool) {
 	count := min(max(packedBytes/(4*c.n*s.HeadDim), 1), s.KVHeads)
 	c.keys, c.values = grow(c.keys, 2*count*c.n*s.HeadDim), grow(c.values, 2*count*c.n*s.HeadDim)
 	c.scales, c.logs, c.inverse = grow(c.scales, count*c.n), grow(c.logs, count*c.n), grow(c.inverse, count*c.n)
-	blocks := (a.n*s.Heads/s.KVHeads + lanes - 1) / lanes
 	for c.heads = 0; c.heads < s.KVHeads; c.heads += count {
 		c.count = min(count, s.KVHeads-c.heads)
 		p.Run(c.count*c.n/sumBlock, ws.pack16)
-		p.Run(c.count*blocks, ws.attend16)
+		p.Run(c.count*a.blocks(), ws.attend16)
 	}
 }
 
@@ -174,10 +173,9 @@ func (ws *Workspace) attendItem16(worker, item int) {
 	w.query = grow(w.query, lanes*dim)
 	w.bytes = grow(w.bytes, 2*lanes*dim)
 	w.panelI = grow(w.panelI, 2*lanes*dim)
-	w.scores = grow(w.scores, b.rows*lanes)
-	w.weights = grow(w.weights, 2*b.rows*lanes)
+	w.scores = grow(w.scores, sumBlock*lanes)
+	w.weights = grow(w.weights, 2*sumBlock*lanes)
 	w.c = grow(w.c, dim*lanes)
-	w.blocks = grow(w.blocks, (b.rows+sumBlock-1)/sumBlock*lanes)
 
 	var scale [lanes]float32
 	limit := int16Limit(dim)
@@ -191,15 +189,26 @@ func (ws *Workspace) attendItem16(worker, item int) {
 	for d := 0; d < dim; d += 16 {
 		interleave(w.panelI[2*d*lanes:], w.bytes[2*d:], 2*dim)
 	}
-	scores16(w.scores, c.keys[2*at*dim:], w.panelI, dim/2, c.scales[at:], &scale)
-	b.adjust(w.scores)
-	sink := b.sinks()
-	softmax16(w.weights, w.scores, c.logs[at:], c.inverse[at:], w.blocks, &sink)
-
+	// Results and the queries of what this worker is likely to do next are fetched
+	// while it multiplies.
+	next := min(item+len(ws.workers), c.count*a.blocks()-1)
+	sums := &w.softmax
+	sums.start(b.sinks())
 	clear(w.c)
-	for p := 0; p < b.rows; p += sumBlock {
-		n := min(sumBlock, b.rows-p) / 2
-		sums16(w.c, c.values[2*(at+p)*dim:], w.weights[2*p*lanes:], n, w.blocks[p/sumBlock*lanes:])
+	blocks := (b.rows + sumBlock - 1) / sumBlock
+	for i := range blocks {
+		p := i * sumBlock
+		n := min(sumBlock, b.rows-p)
+		scores := w.scores[:n*lanes]
+		soon := a.part(a.out, b.head, item/c.count, i, blocks)
+		scores16(scores, c.keys[2*(at+p)*dim:], w.panelI, dim/2, c.scales[at+p:], &scale, soon)
+		b.adjust(scores, p)
+		softmax16(w.weights, scores, c.logs[at+p:], c.inverse[at+p:], sums)
+		if i == blocks-1 {
+			sums.divide()
+		}
+		soon = a.part(a.q, c.heads+next%c.count, next/c.count, i, blocks)
+		sums16(w.c, c.values[2*(at+p)*dim:], w.weights, n/2, &sums.old, &sums.factor, soon)
 	}
 	transposeOut(w.query, dim, w.c, dim, lanes)
 	for l := 0; l < b.m; {
@@ -224,10 +233,10 @@ func scores16Go(c []float32, keys, queries []byte, depth int, scale []float32, l
 	}
 }
 
-// sums16Go adds to c, (rows, lanes), from values, (depth, rows, 2), and weights,
-// (depth, lanes, 2): c[r][l] += lane[l] * the sum of their products. The number
-// of rows is a multiple of tile.
-func sums16Go(c []float32, values, weights []byte, depth int, lane []float32) {
+// sums16Go computes c, (rows, lanes), from values, (depth, rows, 2), and weights,
+// (depth, lanes, 2): c[r][l] = old[l] * c[r][l] + factor[l] * the sum of their
+// products. The number of rows is a multiple of tile.
+func sums16Go(c []float32, values, weights []byte, depth int, old, factor *[lanes]float32) {
 	rows := len(c) / lanes
 	for r := range rows {
 		for l := range lanes {
@@ -235,7 +244,7 @@ func sums16Go(c []float32, values, weights []byte, depth int, lane []float32) {
 			for k := range depth {
 				sum += dotPair(values[4*(k*rows+r):], weights[4*(k*lanes+l):])
 			}
-			c[r*lanes+l] += float32(sum) * lane[l]
+			c[r*lanes+l] = float32(old[l]*c[r*lanes+l]) + float32(float32(sum)*factor[l])
 		}
 	}
 }
@@ -245,40 +254,57 @@ func dotPair(a, b []byte) int32 {
 	return int32(int16(x))*int32(int16(y)) + int32(int16(x>>16))*int32(int16(y>>16))
 }
 
-// softmax16Go makes weights, (rows/2, lanes, 2), of scores, (rows, lanes), rows
-// being even: those of block b of sumBlock rows are exp(score) * 2^(logs - m) *
-// maxWeight, m being such that the lane's largest in the block is maxWeight.
-// blocks[b] is what sums of weights times values in units of maxValue are to be
-// multiplied with: 2^m / (the sum of exp(score), sink included) and factors.
-func softmax16Go(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
-	const log2e = float32(math.Log2E)
+// softmaxState is what a softmax keeps of each lane from block to block of
+// positions (arXiv:1805.02867): sums of weights, and of weighted values, are in
+// units of 2^top.
+type softmaxState struct {
+	top    [lanes]float32 // the largest exponent so far, to base 2
+	sum    [lanes]float32 // of exp(score), sink included; NaN comes through it
+	old    [lanes]float32 // what sums before the last block are to be multiplied by
+	factor [lanes]float32 // and the last block's
+}
+
+// start begins with the score of a position without value.
+func (s *softmaxState) start(sink [lanes]float32) {
+	for l, v := range sink {
+		s.top[l], s.sum[l] = v*math.Log2E, 0
+		if v >= -math.MaxFloat32 {
+			s.sum[l] = maxWeight
+		}
+	}
+}
+
+// divide makes sums of weights times values in units of maxValue, with old and
+// factor, the result.
+func (s *softmaxState) divide() {
+	for l, sum := range s.sum {
+		f := 1 / (sum * maxValue)
+		s.old[l] *= f
+		s.factor[l] *= f
+	}
+}
+
+// softmax16Go makes weights, (rows/2, lanes, 2), of a block's scores, (rows,
+// lanes), rows being even: exp(score) * 2^(logs - m) * maxWeight, m being such
+// that the lane's largest is maxWeight. Scores are lost.
+func softmax16Go(weights []byte, scores, logs, inverse []float32, s *softmaxState) {
 	pow2 := func(x float32) float32 { return float32(math.Exp2(float64(max(x, -100)))) }
-	rows := len(scores) / lanes
 	for l := range lanes {
-		top := sink[l] * log2e
-		for p := 0; p < rows; p += sumBlock {
-			most := float32(lowest)
-			for i := p; i < min(p+sumBlock, rows); i++ {
-				most = max(most, float32(scores[i*lanes+l]*log2e)+logs[i])
-			}
-			blocks[p/sumBlock*lanes+l] = most
-			top = max(top, most)
+		most := float32(lowest)
+		for i := range len(scores) / lanes {
+			x := &scores[i*lanes+l]
+			*x = float32(*x*math.Log2E) + logs[i]
+			most = max(most, *x)
 		}
-		sum := maxWeight * pow2(float32(sink[l]*log2e)-top)
-		for p := 0; p < rows; p += sumBlock {
-			block := &blocks[p/sumBlock*lanes+l]
-			var part float32
-			for i := p; i < min(p+sumBlock, rows); i++ {
-				e := maxWeight * pow2(float32(scores[i*lanes+l]*log2e)+logs[i]-*block)
-				part += e * inverse[i]
-				binary.LittleEndian.PutUint16(weights[4*(i/2*lanes+l)+2*(i%2):], uint16(int16(math.RoundToEven(float64(e)))))
-			}
-			*block = pow2(*block - top)
-			sum += *block * part
+		top := max(s.top[l], most)
+		s.old[l], s.factor[l], s.top[l] = pow2(s.top[l]-top), pow2(most-top), top
+		var part float32
+		for i := range len(scores) / lanes {
+			e := maxWeight * pow2(scores[i*lanes+l]-most)
+			part += float32(e * inverse[i])
+			binary.LittleEndian.PutUint16(weights[4*(i/2*lanes+l)+2*(i%2):], uint16(int16(math.RoundToEven(float64(e)))))
 		}
-		for p := 0; p < rows; p += sumBlock {
-			blocks[p/sumBlock*lanes+l] /= sum * maxValue
-		}
+		s.sum[l] = float32(s.old[l]*s.sum[l]) + float32(s.factor[l]*part)
 	}
 }
 

@@ -73,7 +73,7 @@ func TestInt16(t *testing.T) {
 			scale, lane := randomFloats(r, tile), [lanes]float32(randomFloats(r, lanes))
 			c, cGo := randomFloats(r, tile*lanes+1), make([]float32, tile*lanes)
 			guard := c[tile*lanes]
-			scores16(c[:tile*lanes], keys, queries, dim/2, scale, &lane)
+			scores16(c[:tile*lanes], keys, queries, dim/2, scale, &lane, nil)
 			scores16Go(cGo, keys, queries, dim/2, scale, &lane)
 			for i, v := range cGo {
 				if c[i] != v {
@@ -84,48 +84,67 @@ func TestInt16(t *testing.T) {
 				t.Fatalf("the largest score of heads of %d is %g, want %g", dim, c[0], most)
 			}
 		}
-		for rows := 2; rows <= 3*sumBlock; rows += 2 {
-			scores, logs, inverse := randomFloats(r, rows*lanes), randomFloats(r, rows), make([]float32, rows)
-			for i, v := range logs {
-				inverse[i] = float32(math.Exp2(-float64(v)))
-			}
-			for p := r.IntN(rows); p < rows; p++ {
-				scores[p*lanes+5] = float32(math.Inf(-1)) // not seen
-			}
-			if rows > 2 {
-				scores[lanes+9] = float32(math.NaN())
-			}
+		for rows := 2; rows <= sumBlock; rows += 2 {
 			sink := [lanes]float32(randomFloats(r, lanes))
-			blocks := (rows + sumBlock - 1) / sumBlock
-			w, wGo := make([]byte, 2*rows*lanes+1), make([]byte, 2*rows*lanes+1)
-			f, fGo := make([]float32, blocks*lanes+1), make([]float32, blocks*lanes+1)
-			softmax16(w, scores, logs, inverse, f, &sink)
-			softmax16Go(wGo, scores, logs, inverse, fGo, &sink)
-			for i, v := range fGo {
-				if !same(f[i], v) && !(math.Abs(float64(f[i]-v)) <= 2e-5*math.Abs(float64(v))) {
-					t.Fatalf("%d rows: factor %d is %g, want %g", rows, i, f[i], v)
+			sink[3] = float32(math.Inf(-1))
+			var state, stateGo softmaxState
+			state.start(sink)
+			stateGo.start(sink)
+			for block := range 4 {
+				scores, logs, inverse := randomFloats(r, rows*lanes), randomFloats(r, rows), make([]float32, rows)
+				for i, v := range logs {
+					inverse[i] = float32(math.Exp2(-float64(v)))
 				}
-			}
-			if f[9] == f[9] && rows > 2 {
-				t.Fatalf("%d rows: a NaN did not come through", rows)
-			}
-			for i := 0; i < len(w)-1; i += 2 {
-				got, want := int(int16(uint16(w[i])|uint16(w[i+1])<<8)), int(int16(uint16(wGo[i])|uint16(wGo[i+1])<<8))
-				if lane := i / 4 % lanes; lane != 9 && (got < want-1 || got > want+1 || got > maxWeight+1) {
-					t.Fatalf("%d rows: weight %d of lane %d is %d, want %d", rows, i/2, lane, got, want)
+				for p := range rows {
+					scores[p*lanes+4] += float32(30 * block)  // always the largest so far
+					scores[p*lanes+11] -= float32(30 * block) // never
+					if scores[p*lanes+3] = float32(p); block < 2 {
+						scores[p*lanes+3] = float32(math.Inf(-1)) // nothing is seen
+					}
+				}
+				for p := r.IntN(rows); p < rows; p++ {
+					scores[p*lanes+5] = float32(math.Inf(-1))
+				}
+				if block == 1 {
+					scores[9] = float32(math.NaN())
+				}
+				scoresGo := append([]float32(nil), scores...)
+				w, wGo := make([]byte, 2*rows*lanes+1), make([]byte, 2*rows*lanes+1)
+				softmax16(w, scores, logs, inverse, &state)
+				softmax16Go(wGo, scoresGo, logs, inverse, &stateGo)
+				for l := range lanes {
+					for _, v := range []struct {
+						name      string
+						got, want float32
+					}{
+						{"top", state.top[l], stateGo.top[l]}, {"sum", state.sum[l], stateGo.sum[l]},
+						{"old", state.old[l], stateGo.old[l]}, {"factor", state.factor[l], stateGo.factor[l]},
+					} {
+						if !near(v.got, float64(v.want), 2e-5) && !(l == 9 && v.name != "sum") {
+							t.Fatalf("%d rows, block %d: %s of lane %d is %g, want %g", rows, block, v.name, l, v.got, v.want)
+						}
+					}
+				}
+				if nan := state.sum[9] != state.sum[9]; nan != (block > 0) {
+					t.Fatalf("%d rows, block %d: NaN comes through: %t", rows, block, nan)
+				}
+				for i := 0; i < len(w)-1; i += 2 {
+					got, want := int(int16(binary.LittleEndian.Uint16(w[i:]))), int(int16(binary.LittleEndian.Uint16(wGo[i:])))
+					if lane := i / 4 % lanes; lane != 9 && (got < want-1 || got > want+1 || got > maxWeight+1) {
+						t.Fatalf("%d rows, block %d: weight %d of lane %d is %d, want %d", rows, block, i/2, lane, got, want)
+					}
+				}
+				if w[len(w)-1] != 0 {
+					t.Fatalf("%d rows: writes past the end", rows)
 				}
 			}
 
-			n := rows / 2
-			if n > sumBlock/2 {
-				continue
-			}
-			values := randomBytes16(r, rows*3*tile, maxValue)
-			lane := randomFloats(r, lanes)
+			values, weights := randomBytes16(r, rows*3*tile, maxValue), randomBytes16(r, rows*lanes, maxWeight)
 			c := randomFloats(r, 3*tile*lanes)
 			cGo := append([]float32(nil), c...)
-			sums16(c, values, wGo, n, lane)
-			sums16Go(cGo, values, wGo, n, lane)
+			old, factor := [lanes]float32(randomFloats(r, lanes)), [lanes]float32(randomFloats(r, lanes))
+			sums16(c, values, weights, rows/2, &old, &factor, nil)
+			sums16Go(cGo, values, weights, rows/2, &old, &factor)
 			for i, v := range cGo {
 				if !same(c[i], v) && !(math.Abs(float64(c[i]-v)) <= 1e-6*math.Abs(float64(v))+1) {
 					t.Fatalf("%d rows: sum %d is %g, want %g", rows, i, c[i], v)

@@ -124,7 +124,7 @@ type scratch struct {
 	queries        queryBlock
 	query, columns []float32 // attention: (lanes, dim) and (dim, lanes)
 	weights        []byte    // attention in 16 bits: (positions/2, lanes, 2)
-	blocks         []float32 // and their factors, (blocks of positions, lanes)
+	softmax        softmaxState
 }
 
 // grow returns s with length n, reallocated if needed; old values are lost.

@@ -529,34 +529,37 @@ func zip16(dst, a, b []byte) {
 	zip16AVX512(&dst[0], &a[0], &b[0], len(a)/32)
 }
 
-func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32) {
+// scores16 is scores16Go; soon, which is wanted next, comes into the second-level
+// cache meanwhile.
+func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32, soon []float32) {
 	rows := len(c) / lanes
 	if !hasVNNI || rows == 0 {
 		scores16Go(c, keys, queries, depth, scale, lane)
 		return
 	}
 	_, _, _ = keys[4*rows*depth-1], queries[4*depth*lanes-1], scale[rows-1]
-	scores16VNNI(&c[0], &keys[0], uintptr(4*depth), &queries[0], depth, &scale[0], &lane[0], rows/tile)
+	scores16VNNI(&c[0], &keys[0], uintptr(4*depth), &queries[0], depth, &scale[0], &lane[0], rows/tile, unsafe.SliceData(soon), len(soon)/16)
 }
 
-func sums16(c []float32, values, weights []byte, depth int, lane []float32) {
+// sums16 is sums16Go; soon is as for scores16.
+func sums16(c []float32, values, weights []byte, depth int, old, factor *[lanes]float32, soon []float32) {
 	rows := len(c) / lanes
 	if !hasVNNI || rows == 0 {
-		sums16Go(c, values, weights, depth, lane)
+		sums16Go(c, values, weights, depth, old, factor)
 		return
 	}
-	_, _, _ = values[4*rows*depth-1], weights[4*depth*lanes-1], lane[lanes-1]
-	sums16VNNI(&c[0], &values[0], uintptr(4*rows), &weights[0], depth, &lane[0], rows/tile)
+	_, _ = values[4*rows*depth-1], weights[4*depth*lanes-1]
+	sums16VNNI(&c[0], &values[0], uintptr(4*rows), &weights[0], depth, &old[0], &factor[0], rows/tile, unsafe.SliceData(soon), len(soon)/16)
 }
 
-func softmax16(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
+func softmax16(weights []byte, scores, logs, inverse []float32, s *softmaxState) {
 	if !hasAVX512 {
-		softmax16Go(weights, scores, logs, inverse, blocks, sink)
+		softmax16Go(weights, scores, logs, inverse, s)
 		return
 	}
 	rows := len(scores) / lanes
-	_, _, _, _ = weights[2*rows*lanes-1], logs[rows-1], inverse[rows-1], blocks[(rows+sumBlock-1)/sumBlock*lanes-1]
-	softmax16AVX512(&weights[0], &scores[0], rows, &logs[0], &inverse[0], &blocks[0], &sink[0])
+	_, _, _ = weights[2*rows*lanes-1], logs[rows-1], inverse[rows-1]
+	softmax16AVX512(&weights[0], &scores[0], rows, &logs[0], &inverse[0], &s.top[0])
 }
 
 // unpackSIMD is a type's unpacker as assembly, false if there is none.

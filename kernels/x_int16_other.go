@@ -12,16 +12,16 @@ func roundRows(dst []byte, tops, x []float32, stride, dim, limit int) {
 
 func zip16(dst, a, b []byte) { zip16Go(dst, a, b) }
 
-func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32) {
+func scores16(c []float32, keys, queries []byte, depth int, scale []float32, lane *[lanes]float32, _ []float32) {
 	scores16Go(c, keys, queries, depth, scale, lane)
 }
 
-func sums16(c []float32, values, weights []byte, depth int, lane []float32) {
-	sums16Go(c, values, weights, depth, lane)
+func sums16(c []float32, values, weights []byte, depth int, old, factor *[lanes]float32, _ []float32) {
+	sums16Go(c, values, weights, depth, old, factor)
 }
 
-func softmax16(weights []byte, scores, logs, inverse, blocks []float32, sink *[lanes]float32) {
-	softmax16Go(weights, scores, logs, inverse, blocks, sink)
+func softmax16(weights []byte, scores, logs, inverse []float32, s *softmaxState) {
+	softmax16Go(weights, scores, logs, inverse, s)
 }
 
 // packsGroups tells whether packGroupSIMD is there.

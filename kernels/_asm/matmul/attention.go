@@ -12,7 +12,6 @@ import (
 const (
 	sumBlock   = 64
 	negligible = 1e-20
-	maxValue   = 2000
 	lowest     = -1e30
 	least      = -100
 )
@@ -101,8 +100,9 @@ func zip16AVX512() {
 
 // pairs16 multiplies pairs of 16-bit integers, 8 rows by 32 lanes: at(r, k) is
 // where row r's pair k from the present one stands, next moves on by unroll
-// pairs. The sums are in registers 0 to 15.
-func pairs16(b, depth reg.GPVirtual, unroll int, at func(r, k int) Mem, next func(pairs int)) {
+// pairs. The sums are in registers 0 to 15. Each turn asks for one of the cache
+// lines to come.
+func pairs16(b, depth reg.GPVirtual, unroll int, at func(r, k int) Mem, next func(pairs int), soon, lines reg.GPVirtual) {
 	for i := range 16 {
 		clearZ(zmm[i])
 	}
@@ -122,6 +122,12 @@ func pairs16(b, depth reg.GPVirtual, unroll int, at func(r, k int) Mem, next fun
 	SHRQ(U8(map[int]uint8{2: 1, 4: 2}[unroll]), turns)
 	JZ(LabelRef("rest"))
 	Label("loop")
+	TESTQ(lines, lines)
+	JZ(LabelRef("asked"))
+	PREFETCHT1(ptr(soon, 0))
+	ADDQ(U32(64), soon)
+	DECQ(lines)
+	Label("asked")
 	for k := range unroll {
 		step(k)
 	}
@@ -142,30 +148,23 @@ func pairs16(b, depth reg.GPVirtual, unroll int, at func(r, k int) Mem, next fun
 }
 
 func scores16VNNI() {
-	text("scores16VNNI", "func(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale, lane *float32, tiles int)",
+	text("scores16VNNI", "func(c *float32, keys *byte, stride uintptr, queries *byte, depth int, scale, lane *float32, tiles int, soon *float32, lines int)",
 		"scores16VNNI is scores16Go, for 8*tiles rows; tiles is not 0.")
 	c, next, stride, scale, tiles := load("c"), load("keys"), load("stride"), load("scale"), load("tiles")
+	soon, lines := load("soon"), load("lines")
 	keys := GP64()
 	Label("tile")
 	MOVQ(next, keys)
 	LEAQ(Mem{Base: next, Index: stride, Scale: 8}, next)
 	queries, depth := load("queries"), load("depth")
 	base, advance := rowBases(keys, stride, 8)
-	four := GP64()
-	MOVQ(U32(4), four)
-	sixteen := GP64()
-	MOVQ(U32(16), sixteen)
 	pairs16(queries, depth, 4, func(r, k int) Mem {
 		m := base(r)
 		m.Disp = 4 * k
 		return m
 	}, func(pairs int) {
-		if pairs == 1 {
-			advance(four)
-		} else {
-			advance(sixteen)
-		}
-	})
+		advance(U8(4 * pairs))
+	}, soon, lines)
 	lane := load("lane")
 	VMOVUPS(ptr(lane, 0), zmm[16])
 	VMOVUPS(ptr(lane, 64), zmm[17])
@@ -185,9 +184,10 @@ func scores16VNNI() {
 }
 
 func sums16VNNI() {
-	text("sums16VNNI", "func(c *float32, values *byte, stride uintptr, weights *byte, depth int, lane *float32, tiles int)",
+	text("sums16VNNI", "func(c *float32, values *byte, stride uintptr, weights *byte, depth int, old, factor *float32, tiles int, soon *float32, lines int)",
 		"sums16VNNI is sums16Go, for 8*tiles rows; tiles is not 0.")
 	c, next, stride, tiles := load("c"), load("values"), load("stride"), load("tiles")
+	soon, lines := load("soon"), load("lines")
 	values := GP64()
 	Label("tile")
 	MOVQ(next, values)
@@ -203,14 +203,17 @@ func sums16VNNI() {
 		for range pairs {
 			ADDQ(stride, values)
 		}
-	})
-	lane := load("lane")
-	VMOVUPS(ptr(lane, 0), zmm[16])
-	VMOVUPS(ptr(lane, 64), zmm[17])
+	}, soon, lines)
+	old, factor := load("old"), load("factor")
+	for t := range 2 {
+		VMOVUPS(ptr(factor, 64*t), zmm[16+t])
+		VMOVUPS(ptr(old, 64*t), zmm[18+t])
+	}
 	for r := range 8 {
 		for t := range 2 {
 			VCVTDQ2PS(zmm[2*r+t], zmm[2*r+t])
-			VFMADD213PS(ptr(c, r*128+t*64), zmm[16+t], zmm[2*r+t])
+			VMULPS(zmm[16+t], zmm[2*r+t], zmm[2*r+t])
+			VFMADD231PS(ptr(c, r*128+t*64), zmm[18+t], zmm[2*r+t])
 			VMOVUPS(zmm[2*r+t], ptr(c, r*128+t*64))
 		}
 	}
@@ -223,12 +226,12 @@ func sums16VNNI() {
 // softmax16 has an exponential of its own, 2^x with a polynomial of degree 4
 // (relative error 4e-6) for what floor leaves: weights have 14 bits.
 func softmax16(e *exponential) {
-	text("softmax16AVX512", "func(weights *byte, scores *float32, rows int, logs, inverse, blocks, sink *float32)",
+	text("softmax16AVX512", "func(weights *byte, scores *float32, rows int, logs, inverse, state *float32)",
 		"softmax16AVX512 is softmax16Go; rows is even and not 0.")
 	weights, scores, rows := load("weights"), load("scores"), load("rows")
-	logs, inverse, blocks, sink := load("logs"), load("inverse"), load("blocks"), load("sink")
-	low, toWeight := f32("lowest", lowest), f32("weightBits", -14)
-	maxV := f32("maxValue", maxValue)
+	logs, inverse, state := load("logs"), load("inverse"), load("state")
+	const top, sum, old, factor = 0, 4 * lanes, 8 * lanes, 12 * lanes // in state
+	toWeight := f32("weightBits", -14)
 	log2e, floor := zmm[20], zmm[21]
 	VBROADCASTSS(e.log2e, log2e)
 	VBROADCASTSS(f32("least", least), floor)
@@ -236,17 +239,17 @@ func softmax16(e *exponential) {
 	for i, c := range []float32{0.0136703095, 0.0517449978, 0.241604357, 0.692972922, 1.00000349} {
 		VBROADCASTSS(f32([]string{"pow4", "pow3", "pow2", "pow1", "pow0"}[i], c), poly[i])
 	}
-	// pow2 replaces each register x by 2^x, step by step side by side; register
-	// x+4 and x+8 are scratch.
-	pow2 := func(x ...int) {
-		for _, x := range x {
+	// pow2 replaces registers 0 to 3, x, by 2^x, step by step side by side;
+	// registers x+4 and x+8 are scratch.
+	pow2 := func() {
+		for x := range 4 {
 			VMAXPS(zmm[x], floor, zmm[x])
 		}
-		for _, x := range x {
+		for x := range 4 {
 			VREDUCEPS(U8(9), zmm[x], zmm[x+4]) // less its floor
 		}
 		for i, c := range poly {
-			for _, x := range x {
+			for x := range 4 {
 				if i == 0 {
 					VMOVAPS(c, zmm[x+8])
 				} else {
@@ -254,110 +257,79 @@ func softmax16(e *exponential) {
 				}
 			}
 		}
-		for _, x := range x {
+		for x := range 4 {
 			VSCALEFPS(zmm[x], zmm[x+8], zmm[x])
 		}
 	}
-	half := func(first int) [2]reg.VecPhysical { return [2]reg.VecPhysical{zmm[first], zmm[first+1]} }
-	top, most, sum, part := half(12), half(14), half(16), half(18)
 
-	block, left, n, p, q := GP64(), GP64(), GP64(), GP64(), GP64()
-	eachBlock := func(name string, body func()) {
-		MOVQ(blocks, block)
-		MOVQ(rows, left)
-		Label(name)
-		MOVQ(U32(sumBlock), n)
-		CMPQ(left, n)
-		CMOVQLT(left, n)
-		SUBQ(n, left)
-		body()
-		ADDQ(U32(4*lanes), block)
-		TESTQ(left, left)
-		JNZ(LabelRef(name))
+	// Two rows at a time: register i is half i%2 of row i/2.
+	n, p := GP64(), GP64()
+	most := zmm[12:16]
+	low := f32("lowest", lowest)
+	for i := range 4 {
+		VBROADCASTSS(low, most[i])
 	}
-
+	MOVQ(rows, n)
+	SHRQ(U8(1), n)
 	MOVQ(scores, p)
-	MOVQ(logs, q)
-	for h := range 2 {
-		VMULPS(ptr(sink, 64*h), log2e, top[h])
-		VMOVAPS(top[h], sum[h])
+	Label("tops")
+	for i := range 4 {
+		VMOVUPS(ptr(p, 64*i), zmm[i])
+		if i%2 == 0 {
+			VBROADCASTSS(ptr(logs, 4*(i/2)), zmm[4+i/2])
+		}
+		VFMADD213PS(zmm[4+i/2], log2e, zmm[i])
+		VMAXPS(zmm[i], most[i], most[i])
+		VMOVUPS(zmm[i], ptr(p, 64*i))
 	}
-	eachBlock("tops", func() {
-		for h := range 2 {
-			VBROADCASTSS(low, most[h])
-		}
-		Label("top")
-		VBROADCASTSS(ptr(q, 0), zmm[2])
-		for h := range 2 {
-			VMOVUPS(ptr(p, 64*h), zmm[h])
-			VFMADD213PS(zmm[2], log2e, zmm[h])
-			VMAXPS(zmm[h], most[h], most[h])
-		}
-		ADDQ(U32(4*lanes), p)
-		ADDQ(U32(4), q)
-		DECQ(n)
-		JNZ(LabelRef("top"))
-		for h := range 2 {
-			VMOVUPS(most[h], ptr(block, 64*h))
-			VMAXPS(most[h], top[h], top[h])
-		}
-	})
+	ADDQ(U32(2*4*lanes), p)
+	ADDQ(U32(8), logs)
+	DECQ(n)
+	JNZ(LabelRef("tops"))
+	part := zmm[16:18]
+	for h := range 2 {
+		VMAXPS(most[2+h], most[h], most[h])
+		clearZ(part[h])
+		VMOVUPS(ptr(state, top+64*h), zmm[h])
+		VMAXPS(most[h], zmm[h], zmm[18+h])
+		VMOVUPS(zmm[18+h], ptr(state, top+64*h))
+		VSUBPS(zmm[18+h], zmm[h], zmm[h])
+		VSUBPS(zmm[18+h], most[h], zmm[2+h])
+	}
+	pow2()
+	for h := range 2 {
+		VMOVUPS(zmm[h], ptr(state, old+64*h))
+		VMOVUPS(zmm[2+h], ptr(state, factor+64*h))
+		VMULPS(ptr(state, sum+64*h), zmm[h], zmm[h])
+		VMOVUPS(zmm[h], ptr(state, sum+64*h))
+		VADDPS_BCST(toWeight, most[h], most[h])
+	}
 
-	for h := range 2 {
-		VSUBPS(top[h], sum[h], zmm[h])
-		VSUBPS_BCST(toWeight, zmm[h], zmm[h])
+	SHRQ(U8(1), rows)
+	Label("rows")
+	for i := range 4 {
+		VMOVUPS(ptr(scores, 64*i), zmm[i])
+		VSUBPS(most[i%2], zmm[i], zmm[i])
 	}
-	pow2(0, 1)
-	for h := range 2 {
-		VMOVAPS(zmm[h], sum[h])
+	pow2()
+	for i := range 4 {
+		VFMADD231PS_BCST(ptr(inverse, 4*(i/2)), zmm[i], part[i%2])
+		VCVTPS2DQ(zmm[i], zmm[i])
 	}
-	eachBlock("blocks", func() {
-		for h := range 2 {
-			VMOVUPS(ptr(block, 64*h), most[h])
-			clearZ(part[h])
-			VADDPS_BCST(toWeight, most[h], zmm[28+h])
-		}
-		SHRQ(U8(1), n)
-		Label("rows")
-		for i := range 4 { // row i/2, half i%2
-			VMOVUPS(ptr(scores, 64*i), zmm[i])
-			VFMADD213PS_BCST(ptr(logs, 4*(i/2)), log2e, zmm[i])
-			VSUBPS(zmm[28+i%2], zmm[i], zmm[i])
-		}
-		pow2(0, 1, 2, 3)
-		for i := range 4 {
-			VFMADD231PS_BCST(ptr(inverse, 4*(i/2)), zmm[i], part[i%2])
-			VCVTPS2DQ(zmm[i], zmm[i])
-		}
-		for h := range 2 {
-			VPSLLD(U8(16), zmm[2+h], zmm[2+h])
-			VPORD(zmm[2+h], zmm[h], zmm[h])
-			VMOVDQU32(zmm[h], ptr(weights, 64*h))
-		}
-		ADDQ(U32(2*4*lanes), scores)
-		ADDQ(U32(4*lanes), weights)
-		ADDQ(U32(8), logs)
-		ADDQ(U32(8), inverse)
-		DECQ(n)
-		JNZ(LabelRef("rows"))
-		for h := range 2 {
-			VSUBPS(top[h], most[h], zmm[h])
-		}
-		pow2(0, 1)
-		for h := range 2 {
-			VMOVUPS(zmm[h], ptr(block, 64*h))
-			VFMADD231PS(zmm[h], part[h], sum[h])
-		}
-	})
 	for h := range 2 {
-		VMULPS_BCST(maxV, sum[h], sum[h])
+		VPSLLD(U8(16), zmm[2+h], zmm[2+h])
+		VPORD(zmm[2+h], zmm[h], zmm[h])
+		VMOVDQU32(zmm[h], ptr(weights, 64*h))
 	}
-	eachBlock("scale", func() {
-		for h := range 2 {
-			VMOVUPS(ptr(block, 64*h), zmm[h])
-			VDIVPS(sum[h], zmm[h], zmm[h])
-			VMOVUPS(zmm[h], ptr(block, 64*h))
-		}
-	})
+	ADDQ(U32(2*4*lanes), scores)
+	ADDQ(U32(4*lanes), weights)
+	ADDQ(U32(8), inverse)
+	DECQ(rows)
+	JNZ(LabelRef("rows"))
+	for h := range 2 {
+		VMOVUPS(ptr(state, factor+64*h), zmm[h])
+		VFMADD213PS(ptr(state, sum+64*h), part[h], zmm[h])
+		VMOVUPS(zmm[h], ptr(state, sum+64*h))
+	}
 	ret()
 }

@@ -23,9 +23,9 @@ func gemm() {
 }
 
 // rowBases returns the address of row r of a matrix with row stride rs.
-func rowBases(a, rs reg.GPVirtual, rows int) (at func(r int) Mem, advance func(by reg.GPVirtual)) {
+func rowBases(a, rs reg.GPVirtual, rows int) (at func(r int) Mem, advance func(by Op)) {
 	if rows == 1 {
-		return func(int) Mem { return Mem{Base: a} }, func(by reg.GPVirtual) { ADDQ(by, a) }
+		return func(int) Mem { return Mem{Base: a} }, func(by Op) { ADDQ(by, a) }
 	}
 	rs3 := GP64()
 	LEAQ(Mem{Base: rs, Index: rs, Scale: 2}, rs3)
@@ -47,7 +47,7 @@ func rowBases(a, rs reg.GPVirtual, rows int) (at func(r int) Mem, advance func(b
 		}
 		return Mem{Base: b}
 	}
-	return at, func(by reg.GPVirtual) {
+	return at, func(by Op) {
 		for _, b := range bases {
 			ADDQ(by, b)
 		}
